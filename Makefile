@@ -1,0 +1,55 @@
+# The verbs of this repository. CI (.ci/run) and people use the same ones.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# Where cargo puts what it builds; the demo's state is always under target/demo.
+OUT := $(or $(CARGO_TARGET_DIR),target)
+# In CI the lock file is law; on a desk it may follow the manifest being edited.
+LOCKED := $(if $(CI),--locked)
+
+# Settings of the verbs below.
+DIR ?=
+ARGS ?=
+SEEDS ?= 500
+TOOLS ?= cargo-deny
+# The simulator is the test binary `sim`; its longest test runs the seeds.
+SIM := cargo test $(LOCKED) --quiet --profile sim --package hive --test sim
+SIM_ARGS ?= -- --nocapture
+
+.PHONY: help demo dev build check test sim sim-mutants services tools
+
+help: ## list the verbs
+	@echo 'make demo       # build and run Hive on this repository'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## run a real job over this repository, or DIR=/some/folder; run again to resume
+	@$(OUT)/release/hive demo $(if $(DIR),--dir '$(DIR)') $(ARGS)
+
+dev: build ## run the fleet and stay up; ARGS go to `hive dev`
+	@$(OUT)/release/hive dev $(ARGS)
+
+build: ## build the three binaries, optimised
+	@cargo build $(LOCKED) --release --bins
+
+check: ## format, lints, docs, dependency rules, protocol rules
+	@.ci/check
+
+test: ## all tests with their set-up; says what it skipped; ARGS go to the runner
+	@.ci/test $(ARGS)
+
+sim: ## simulate SEEDS=500 seeds; HIVE_SEED=n replays one
+	@HIVE_SEEDS=$(SEEDS) $(SIM) $(SIM_ARGS)
+
+# The test knows the mutants: built with them it passes when each (or only HIVE_MUTANT) is caught.
+sim-mutants: ## plant bugs and see the simulator catch them; HIVE_MUTANT=name for one
+	@HIVE_SEEDS=$(SEEDS) RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/.ci/rustc-mutant $(SIM) $(SIM_ARGS)
+
+services: ## fetch what tests need from elsewhere (buf, Python gRPC) into target/services
+	@.ci/services
+
+tools: ## build cargo-deny into target/tools; TOOLS="cargo-deny cargo-nextest" for more
+	@TOOLS='$(TOOLS)' .ci/tools

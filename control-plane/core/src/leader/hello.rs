@@ -1,0 +1,236 @@
+//! A sidecar says hello: it is let in, its agents are hosted, its attempts are judged.
+//!
+//! Level-triggered: whatever was lost on the way is found again here.
+
+use std::collections::BTreeMap;
+
+use super::batch::Parked;
+use super::hosts::Session;
+use super::message::{AttemptVerdict, CloseCause, Declared, Hello, Welcome};
+use super::{Connection, Leader, Output, Work};
+use crate::command::{Command, Context, Reply};
+use crate::id::{AgentId, AssignNumber, Namespace, SessionEpoch, SidecarId, TaskId};
+use crate::record::Desired;
+use crate::rejection::Rejection;
+use crate::rules;
+use crate::state::{Contact, Offer};
+use crate::time::Time;
+
+impl Leader {
+    /// The sidecar may still be alive: its session is fresh, or this leader can't know yet.
+    fn may_live(&self, now: Time, namespace: &Namespace, sidecar: &SidecarId) -> bool {
+        let Some(host) = self.hosts.get(&(namespace.clone(), sidecar.clone())) else { return false };
+        let liveness = &self.state.settings().liveness;
+        let beat = liveness.beat(self.hosts.sessions());
+        let patience = if host.heard <= self.took_office && host.session.is_none() {
+            liveness.grace(beat)
+        } else {
+            liveness.suspect_after(beat) / liveness.suspect_beats.max(1)
+        };
+        !host.left && now < host.heard + patience
+    }
+
+    /// First step: is this sidecar who it says, and may it host these agents?
+    pub(super) fn admit(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        hello: Box<Hello>,
+        random: &mut dyn FnMut() -> u64,
+        out: &mut Vec<Output>,
+    ) {
+        match self.try_admit(now, connection, &hello, random(), out) {
+            Err(cause) => {
+                if self.hosts.by_connection(connection).is_none() {
+                    self.park(Parked::Close { connection, cause }, out);
+                } else {
+                    self.hang_up(connection, out);
+                    self.park(Parked::Close { connection, cause }, out);
+                }
+            }
+            Ok(epoch) => {
+                let key = (hello.namespace.clone(), hello.sidecar.clone());
+                let gone = self.no_longer_hosted(&hello);
+                let mut steps: Vec<Work> = hello
+                    .agents
+                    .iter()
+                    .map(|declared| Work::Host { connection, declared: declared.clone() })
+                    .chain(gone.into_iter().map(|agent| Work::Internal {
+                        namespace: hello.namespace.clone(),
+                        command: Command::UnhostAgent(agent),
+                    }))
+                    .collect();
+                steps.push(Work::Welcome { connection });
+                for step in steps.into_iter().rev() {
+                    self.queue.push_front(step);
+                }
+                let session = Session {
+                    connection,
+                    epoch,
+                    open: false,
+                    hello: Some(hello),
+                    sent: AssignNumber::default(),
+                    unreceipted: Default::default(),
+                };
+                if let Some(replaced) = self.hosts.open(key, session, now) {
+                    out.push(Output::Close { connection: replaced, cause: CloseCause::SessionStale });
+                }
+            }
+        }
+    }
+
+    fn try_admit(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        hello: &Hello,
+        random: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<SessionEpoch, CloseCause> {
+        let namespace = &hello.namespace;
+        let rejected = CloseCause::Rejected;
+        let space = self.state.space(namespace).ok_or(rejected(Rejection::NamespaceNotFound))?;
+        let ctx = Context { namespace, now, random };
+        let mut hosted = BTreeMap::new();
+        for declared in &hello.agents {
+            hosted.insert(&declared.credit.agent, ());
+            let command = self.host_command(now, namespace, &hello.sidecar, declared);
+            rules::decide(&self.state, command, &ctx).map_err(rejected)?;
+        }
+        let known = space.sidecar(&hello.sidecar).map(|r| r.boot);
+        let rival = known.is_some_and(|boot| boot != hello.boot) && self.may_live(now, namespace, &hello.sidecar);
+        let claimed = hello.generation;
+        let command = Command::AdmitSidecar { id: hello.sidecar.clone(), boot: hello.boot, claimed, rival };
+        // Judged before it is applied, so that a stale dial changes nothing.
+        let Reply::Admitted(generation) = rules::decide(&self.state, command.clone(), &ctx).map_err(rejected)?.reply
+        else {
+            return Err(CloseCause::SessionStale);
+        };
+        let epoch = SessionEpoch { generation, connection: hello.connection };
+        let key = (namespace.clone(), hello.sidecar.clone());
+        if let Some(session) = self.hosts.get(&key).and_then(|host| host.session.as_ref()) {
+            let again = session.connection == connection && session.epoch == epoch;
+            if session.epoch >= epoch && !again {
+                return Err(CloseCause::SessionStale);
+            }
+        }
+        self.decide(now, namespace, command, random, out).map_err(rejected)?;
+        Ok(epoch)
+    }
+
+    fn host_command(&self, now: Time, namespace: &Namespace, host: &SidecarId, declared: &Declared) -> Command {
+        let id = declared.credit.agent.clone();
+        let other = self.state.space(namespace).and_then(|s| s.agent(&id)).and_then(|agent| agent.host.clone());
+        let rival = other.is_some_and(|other| {
+            let left = self.hosts.get(&(namespace.clone(), other.clone())).is_some_and(|host| host.left);
+            other != *host && !left && (self.may_live(now, namespace, &other) || !self.is_lost(namespace, &id))
+        });
+        Command::HostAgent { host: host.clone(), id, spec: declared.spec.clone(), digest: declared.digest, rival }
+    }
+
+    fn is_lost(&self, namespace: &Namespace, agent: &AgentId) -> bool {
+        self.state.space(namespace).and_then(|s| s.agent(agent)).is_none_or(|agent| agent.lost)
+    }
+
+    fn no_longer_hosted(&self, hello: &Hello) -> Vec<AgentId> {
+        let Some(space) = self.state.space(&hello.namespace) else { return Vec::new() };
+        space
+            .hosted(&hello.sidecar)
+            .filter(|id| !hello.agents.iter().any(|declared| declared.credit.agent == **id))
+            .cloned()
+            .collect()
+    }
+
+    /// Second step, for each agent.
+    pub(super) fn host(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        declared: Declared,
+        random: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((namespace, sidecar)) = self.host_key(connection) else { return };
+        let command = self.host_command(now, &namespace, &sidecar, &declared);
+        if let Err(rejection) = self.decide(now, &namespace, command, random, out) {
+            self.hang_up(connection, out);
+            self.park(Parked::Close { connection, cause: CloseCause::Rejected(rejection) }, out);
+        }
+    }
+
+    /// Last step: attempts are judged, room is known, work may come.
+    pub(super) fn welcome(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        random: &mut dyn FnMut() -> u64,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((namespace, sidecar)) = self.host_key(connection) else { return };
+        let Some(session) = self.hosts.session_mut(connection) else { return };
+        let epoch = session.epoch;
+        let Some(hello) = session.hello.clone() else { return };
+        let listed: BTreeMap<TaskId, &super::Listed> =
+            hello.attempts.iter().map(|listed| (listed.token.task, listed)).collect();
+        let Some(space) = self.state.spaces.get_mut(&namespace) else { return };
+        let verdicts = hello
+            .attempts
+            .iter()
+            .map(|listed| AttemptVerdict { token: listed.token, over: rules::verdict(space, listed.token) })
+            .collect();
+        let mut lost = Vec::new();
+        let mut agents = Vec::new();
+        for declared in &hello.agents {
+            let id = &declared.credit.agent;
+            let Some(record) = space.agent(id).cloned() else { continue };
+            if record.host.as_ref() != Some(&sidecar) {
+                agents.push((id.clone(), Desired::Removed));
+                continue;
+            }
+            agents.push((id.clone(), record.desired));
+            let incarnation = space.incarnation(&record);
+            let slots: Vec<(TaskId, crate::id::Attempt)> =
+                space.agent_entry(id).into_iter().flat_map(|e| e.slots.iter().map(|(t, s)| (*t, s.attempt))).collect();
+            for (task, attempt) in slots {
+                let claim = listed.get(&task).filter(|l| l.token.attempt == attempt);
+                let older = space.task(task).and_then(|t| t.run().map(|run| run.incarnation < incarnation));
+                if claim.is_none() && older == Some(true) {
+                    lost.push(crate::command::token(task, attempt));
+                }
+                let assigned = space.task(task).and_then(|t| t.run().map(|run| run.started.unwrap_or(run.assigned)));
+                space.soften(id, |entry| {
+                    let Some(slot) = entry.slots.get_mut(&task) else { return };
+                    slot.offer = if claim.is_some() { Offer::Reflected } else { Offer::Decided };
+                    if let Some(started) = claim.and_then(|c| c.started) {
+                        // A sidecar's clock is believed only within what the leader knows.
+                        slot.started
+                            .get_or_insert(started.clamp(assigned.unwrap_or(now), now.max(assigned.unwrap_or(now))));
+                    }
+                });
+            }
+            let credit = declared.credit.clone();
+            space.soften(id, |entry| {
+                entry.soft.free = credit.free;
+                entry.soft.ready = credit.ready;
+            });
+        }
+        for token in lost {
+            let command = Command::LoseAttempt { token, message: "its host came back without it" };
+            let _always_decided = self.decide(now, &namespace, command, random(), out);
+        }
+        self.set_contact(&(namespace, sidecar), Contact::Connected, out);
+        let liveness = &self.state.settings().liveness;
+        let beat = liveness.beat(self.hosts.sessions());
+        let welcome = Box::new(Welcome {
+            generation: epoch.generation,
+            connection: epoch.connection,
+            beat,
+            jitter_permille: liveness.jitter_permille,
+            kill_after: liveness.kill_after(beat),
+            verdicts,
+            agents,
+            revision: self.revision(),
+        });
+        self.park(Parked::Welcome { connection, welcome }, out);
+    }
+}

@@ -1,0 +1,212 @@
+//! What a sidecar says after its hello.
+
+use super::batch::Parked;
+use super::message::{Beat, CloseCause, Credit, FromSidecar};
+use super::{Connection, Leader, Output, ToSidecar};
+use crate::command::{Command, Outcome, Release, Reply};
+use crate::id::{AgentId, AssignNumber, AttemptId, Namespace, SidecarId};
+use crate::record::Key;
+use crate::state::{Contact, Offer, Progress};
+use crate::time::Time;
+
+impl Leader {
+    pub(super) fn hear(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        message: FromSidecar,
+        random: &mut dyn FnMut() -> u64,
+        out: &mut Vec<Output>,
+    ) {
+        if let FromSidecar::Hello(hello) = message {
+            return self.admit(now, connection, hello, random, out);
+        }
+        let Some((namespace, sidecar)) = self.host_key(connection) else {
+            out.push(Output::Send { connection, message: ToSidecar::Resync });
+            return;
+        };
+        match message {
+            FromSidecar::Hello(_) => {}
+            FromSidecar::Credit { seen, agents } => self.credit(&namespace, &sidecar, connection, seen, &agents),
+            FromSidecar::Receipt(seen) => self.receipt(connection, seen),
+            FromSidecar::Started(token) => self.started(now, &namespace, &sidecar, token, out),
+            FromSidecar::Beat(beat) => self.beat(now, connection, &namespace, &sidecar, *beat, out),
+            FromSidecar::Progress { token, fraction, message } => {
+                let progress = Progress { fraction, message, time: now };
+                self.with_slot(&namespace, &sidecar, token, |slot| slot.progress = Some(progress));
+                out.push(Output::Touched(Key::Task(namespace, token.task)));
+            }
+            FromSidecar::Declined(token) => {
+                let Some(agent) = self.speaks_for(&namespace, &sidecar, token) else { return };
+                let _always_decided = self.decide(now, &namespace, Command::Decline { token, agent }, random(), out);
+            }
+            FromSidecar::AttemptLost(token) => {
+                if self.speaks_for(&namespace, &sidecar, token).is_some() {
+                    let command = Command::LoseAttempt { token, message: "its sidecar lost it" };
+                    let _always_decided = self.decide(now, &namespace, command, random(), out);
+                }
+            }
+            FromSidecar::InputRequired { token, number, prompt } => {
+                if self.speaks_for(&namespace, &sidecar, token).is_some() {
+                    let command = Command::AskInput { token, number, prompt };
+                    let _always_decided = self.decide(now, &namespace, command, random(), out);
+                }
+            }
+            FromSidecar::Result { token, outcome } => {
+                self.result(now, connection, &namespace, &sidecar, token, outcome, random(), out);
+            }
+            FromSidecar::Goodbye => {
+                let key = (namespace, sidecar);
+                if let Some(host) = self.hosts.get_mut(&key) {
+                    host.left = true;
+                }
+                self.hosts.close(connection);
+                self.set_contact(&key, Contact::Suspect, out);
+                self.park(Parked::Close { connection, cause: CloseCause::Goodbye }, out);
+            }
+        }
+    }
+
+    /// The agent that has an attempt now, if this sidecar hosts it.
+    fn speaks_for(&self, namespace: &Namespace, sidecar: &SidecarId, token: AttemptId) -> Option<AgentId> {
+        let space = self.state.space(namespace)?;
+        let task = space.task(token.task).filter(|task| task.attempt == token.attempt)?;
+        let agent = space.agent(&task.run()?.agent)?;
+        (agent.host.as_ref() == Some(sidecar)).then(|| agent.id.clone())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one message with where it came from")]
+    fn result(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        namespace: &Namespace,
+        sidecar: &SidecarId,
+        token: AttemptId,
+        outcome: Outcome,
+        random: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let release = match self.speaks_for(namespace, sidecar, token) {
+            Some(agent) => match self.decide(now, namespace, Command::Report { token, agent, outcome }, random, out) {
+                Ok(Reply::Release(release)) => release,
+                _ => return,
+            },
+            None => {
+                let Some(space) = self.state.space(namespace) else { return };
+                self.stats.results_refused += 1;
+                // A current attempt on the word of a sidecar that does not host its agent: no answer.
+                let Some(release) = crate::rules::verdict(space, token) else { return };
+                release
+            }
+        };
+        self.park(Parked::Release { connection, token, release }, out);
+    }
+
+    fn credit(
+        &mut self,
+        namespace: &Namespace,
+        sidecar: &SidecarId,
+        connection: Connection,
+        seen: AssignNumber,
+        agents: &[Credit],
+    ) {
+        let Some(session) = self.hosts.session_mut(connection) else { return };
+        if seen > session.sent || !session.open {
+            return;
+        }
+        self.receipt(connection, seen);
+        let Some(space) = self.state.spaces.get_mut(namespace) else { return };
+        for credit in agents {
+            if space.agent(&credit.agent).is_none_or(|agent| agent.host.as_ref() != Some(sidecar)) {
+                continue;
+            }
+            space.soften(&credit.agent, |entry| {
+                entry.soft.free = credit.free;
+                entry.soft.ready = credit.ready;
+                for slot in entry.slots.values_mut() {
+                    if matches!(slot.offer, Offer::Sent(number) if number <= seen) {
+                        slot.offer = Offer::Reflected;
+                    }
+                }
+            });
+        }
+    }
+
+    fn receipt(&mut self, connection: Connection, seen: AssignNumber) {
+        let Some(session) = self.hosts.session_mut(connection) else { return };
+        while session.unreceipted.front().is_some_and(|(number, ..)| *number <= seen) {
+            session.unreceipted.pop_front();
+        }
+    }
+
+    fn with_slot(
+        &mut self,
+        namespace: &Namespace,
+        sidecar: &SidecarId,
+        token: AttemptId,
+        change: impl FnOnce(&mut crate::state::Slot),
+    ) -> bool {
+        let Some(agent) = self.speaks_for(namespace, sidecar, token) else { return false };
+        let Some(space) = self.state.spaces.get_mut(namespace) else { return false };
+        let mut found = false;
+        space.soften(&agent, |entry| {
+            if let Some(slot) = entry.slots.get_mut(&token.task) {
+                change(slot);
+                found = true;
+            }
+        });
+        found
+    }
+
+    fn started(
+        &mut self,
+        now: Time,
+        namespace: &Namespace,
+        sidecar: &SidecarId,
+        token: AttemptId,
+        out: &mut Vec<Output>,
+    ) {
+        let mut first = false;
+        self.with_slot(namespace, sidecar, token, |slot| {
+            first = slot.started.is_none();
+            slot.started.get_or_insert(now);
+        });
+        if first {
+            self.starts.push_back((now, namespace.clone(), token));
+            out.push(Output::Touched(Key::Task(namespace.clone(), token.task)));
+        }
+    }
+
+    fn beat(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        namespace: &Namespace,
+        sidecar: &SidecarId,
+        beat: Beat,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(session) = self.hosts.session_mut(connection) else { return };
+        if !session.open || beat.seen > session.sent {
+            return;
+        }
+        let key = (namespace.clone(), sidecar.clone());
+        if let Some(host) = self.hosts.get_mut(&key) {
+            host.heard = now;
+        }
+        self.set_contact(&key, Contact::Connected, out);
+        self.credit(namespace, sidecar, connection, beat.seen, &beat.agents);
+        let interval = self.state.settings().liveness.beat(self.hosts.sessions());
+        out.push(Output::Send { connection, message: ToSidecar::BeatAck { number: beat.number, interval } });
+        self.reconcile(connection, &beat.attempts, Some(beat.seen), out);
+    }
+
+    /// Whether a release may be told from what is committed.
+    pub(super) fn committed_verdict(&self, namespace: &Namespace, token: AttemptId) -> Option<Release> {
+        if self.is_undecided(&Key::Task(namespace.clone(), token.task)) {
+            return None;
+        }
+        crate::rules::verdict(self.state.space(namespace)?, token)
+    }
+}

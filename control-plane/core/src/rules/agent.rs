@@ -1,0 +1,120 @@
+//! Agents: what operators want of them, and their loss.
+
+use std::sync::Arc;
+
+use super::Rule;
+use crate::command::{AgentUpdate, Decision, Effect, Reply};
+use crate::id::AgentId;
+use crate::record::{AgentRecord, AgentSpec, Change, Desired, Digest, Key, Record};
+use crate::rejection::Rejection;
+
+impl Rule<'_> {
+    pub(super) fn agent(&self, id: &AgentId) -> Result<&Arc<AgentRecord>, Rejection> {
+        self.space.agent(id).ok_or_else(|| Rejection::AgentNotFound(id.clone()))
+    }
+
+    /// Writes an agent's record if it differs from the one that stands.
+    pub(super) fn write_agent(&self, mut next: AgentRecord) -> Decision {
+        let before = self.space.agent(&next.id);
+        if let Some(before) = before {
+            next.updated = before.updated;
+            if **before == next {
+                return Decision::reply(Reply::Agent(before.clone()));
+            }
+        }
+        next.updated = self.ctx.now;
+        let agent = Arc::new(next);
+        let told = before.is_none_or(|before| before.desired != agent.desired || before.evict != agent.evict);
+        Decision {
+            changes: vec![self.put(Record::Agent(agent.clone()))],
+            effects: told.then(|| Effect::Desire(agent.id.clone())).into_iter().collect(),
+            ..Decision::reply(Reply::Agent(agent))
+        }
+    }
+
+    pub(super) fn new_agent(&self, id: AgentId, spec: AgentSpec) -> AgentRecord {
+        AgentRecord {
+            id,
+            spec,
+            declared: None,
+            request: None,
+            desired: Desired::Active,
+            depth: Default::default(),
+            moved: Default::default(),
+            host: None,
+            lost: false,
+            evict: false,
+            created: self.ctx.now,
+            updated: self.ctx.now,
+        }
+    }
+
+    pub(super) fn register_agent(&self, id: AgentId, spec: AgentSpec, request: Digest) -> Result<Decision, Rejection> {
+        let next = match self.space.agent(&id) {
+            None => AgentRecord { request: Some(request), ..self.new_agent(id, spec) },
+            Some(agent) if agent.desired == Desired::Removed => AgentRecord {
+                spec: AgentSpec { runtime: agent.spec.runtime, ..spec },
+                request: Some(request),
+                desired: Desired::Active,
+                evict: false,
+                ..AgentRecord::clone(agent)
+            },
+            Some(agent) if agent.request == Some(request) => {
+                return Ok(Decision::reply(Reply::Agent(agent.clone())));
+            }
+            Some(_) => return Err(Rejection::AgentExists(id)),
+        };
+        Ok(self.write_agent(next))
+    }
+
+    pub(super) fn update_agent(&self, id: &AgentId, update: AgentUpdate) -> Result<Decision, Rejection> {
+        let mut next = AgentRecord::clone(self.agent(id)?);
+        if next.desired == Desired::Removed {
+            return Err(Rejection::AgentRemoved(id.clone()));
+        }
+        let spec = &mut next.spec;
+        spec.pool = update.pool.unwrap_or_else(|| spec.pool.clone());
+        spec.capabilities = update.capabilities.unwrap_or_else(|| spec.capabilities.clone());
+        spec.labels = update.labels.unwrap_or_else(|| spec.labels.clone());
+        spec.slots = update.slots.unwrap_or(spec.slots);
+        Ok(self.write_agent(next))
+    }
+
+    pub(super) fn drain_agent(&self, id: &AgentId, undo: bool) -> Result<Decision, Rejection> {
+        let mut next = AgentRecord::clone(self.agent(id)?);
+        if next.desired == Desired::Removed {
+            return Err(Rejection::AgentRemoved(id.clone()));
+        }
+        next.desired = if undo { Desired::Active } else { Desired::Drained };
+        Ok(self.write_agent(next))
+    }
+
+    pub(super) fn remove_agent(&self, id: &AgentId, force: bool) -> Result<Decision, Rejection> {
+        let mut next = AgentRecord::clone(self.agent(id)?);
+        next.desired = Desired::Removed;
+        next.evict |= force;
+        Ok(self.write_agent(next))
+    }
+
+    pub(super) fn lose_agent(&self, id: &AgentId) -> Decision {
+        let Some(agent) = self.space.agent(id) else { return Decision::reply(Reply::Done) };
+        self.write_agent(AgentRecord { lost: true, ..AgentRecord::clone(agent) })
+    }
+
+    /// Deletes the record of an agent that has been removed or lost for the retention age, and its
+    /// host's with the last of its agents.
+    pub(super) fn forget_agent(&self, id: &AgentId) -> Decision {
+        let mut decision = Decision::reply(Reply::Done);
+        let idle = self.space.agent_entry(id).is_some_and(|e| e.slots.is_empty());
+        let due = |agent: &&Arc<AgentRecord>| {
+            idle && agent.is_leaving() && self.ctx.now >= agent.updated + self.settings.retention.age
+        };
+        let Some(agent) = self.space.agent(id).filter(due) else { return decision };
+        let delete = |key| Change { key, value: None };
+        decision.changes.push(delete(Key::Agent(self.ctx.namespace.clone(), id.clone())));
+        if let Some(host) = agent.host.as_ref().filter(|host| self.space.hosted(host).eq([id])) {
+            decision.changes.push(delete(Key::Sidecar(self.ctx.namespace.clone(), host.clone())));
+        }
+        decision
+    }
+}

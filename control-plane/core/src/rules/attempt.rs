@@ -1,0 +1,163 @@
+//! Attempts: what their sidecars report, and how they end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Rule;
+use crate::command::{Decision, Effect, Outcome, Release, Reply, StopReason};
+use crate::id::{AgentId, AttemptId};
+use crate::record::{BlobPart, Cause, End, Failure, Phase, Record, TaskRecord};
+use crate::state::Space;
+use crate::time::Time;
+
+/// Whether an attempt is over, and why its sidecar may forget it. None: it is current.
+///
+/// True of committed state only when the state given is committed.
+#[must_use]
+pub fn verdict(space: &Space, token: AttemptId) -> Option<Release> {
+    let Some(task) = space.task(token.task) else { return Some(Release::Gone) };
+    match &task.phase {
+        _ if token.attempt < task.attempt => Some(Release::Superseded),
+        _ if token.attempt > task.attempt => Some(Release::Gone),
+        Phase::Ended { reported: true, .. } => Some(Release::Committed),
+        Phase::Ended { .. } | Phase::Pending { .. } => Some(Release::Superseded),
+        Phase::Assigned(_) | Phase::InputRequired(..) => None,
+    }
+}
+
+/// What follows a failed attempt.
+enum Next {
+    /// Pending again, after a while.
+    Retry,
+    /// Pending again; nobody failed.
+    Requeue,
+    /// No more.
+    End,
+}
+
+impl Rule<'_> {
+    /// The task of a current attempt that this agent has.
+    pub(super) fn current(&self, token: AttemptId, agent: Option<&AgentId>) -> Option<&Arc<TaskRecord>> {
+        let task = self.space.task(token.task)?;
+        let run = task.run()?;
+        (task.attempt == token.attempt && agent.is_none_or(|agent| *agent == run.agent)).then_some(task)
+    }
+
+    fn over(&self, token: AttemptId) -> Decision {
+        // A current attempt on another agent's word is no more than one that is over.
+        Decision::reply(Reply::Release(verdict(self.space, token).unwrap_or(Release::Superseded)))
+    }
+
+    pub(super) fn report(&self, token: AttemptId, agent: &AgentId, outcome: Outcome) -> Decision {
+        let Some(task) = self.current(token, Some(agent)) else { return self.over(token) };
+        let mut decision = match outcome {
+            Outcome::Succeeded(result) => {
+                let mut decision = self.end(task, End::Succeeded(result.body), None, true);
+                let key = self.blob(task.id, BlobPart::Result);
+                decision.blobs.extend(result.blob.map(|bytes| (key, Some(bytes))));
+                decision
+            }
+            Outcome::Failed { failure, retryable } => {
+                let next = if retryable { Next::Retry } else { Next::End };
+                self.fail(task, failure, next, true)
+            }
+            Outcome::Cancelled if task.cancel.is_some() => {
+                self.end(task, End::Cancelled(Cause::CancelRequested), None, true)
+            }
+            // Stopped by the sidecar itself: without contact, or on its way out.
+            Outcome::Cancelled => self.fail(task, Failure::of(Cause::AgentLost), Next::Requeue, true),
+        };
+        decision.reply = Reply::Release(Release::Committed);
+        decision
+    }
+
+    pub(super) fn decline(&self, token: AttemptId, agent: &AgentId) -> Decision {
+        let Some(task) = self.current(token, Some(agent)) else { return self.over(token) };
+        let mut decision = self.fail(task, Failure::of(Cause::Declined), Next::Requeue, true);
+        decision.reply = Reply::Release(Release::Committed);
+        decision
+    }
+
+    pub(super) fn lose_attempt(&self, token: AttemptId, message: &'static str) -> Decision {
+        let Some(task) = self.current(token, None) else { return self.over(token) };
+        let evicted = task.run().and_then(|run| self.space.agent(&run.agent)).is_some_and(|agent| agent.evict);
+        let waits = task.spec.disconnect == crate::record::DisconnectPolicy::Wait;
+        let cause = if evicted && !waits { Cause::AgentRemoved } else { Cause::AgentLost };
+        let failure = Failure { message: Arc::from(message), ..Failure::of(cause) };
+        let next = match (waits, evicted) {
+            (true, _) => Next::End,
+            (false, true) => Next::Requeue,
+            (false, false) => Next::Retry,
+        };
+        let mut decision = self.fail(task, failure, next, false);
+        decision.reply = Reply::Release(Release::Superseded);
+        if let Some(run) = task.run() {
+            let reason = if evicted { StopReason::AgentRemoved } else { StopReason::Superseded };
+            decision.effects.push(Effect::Stop { agent: run.agent.clone(), token, reason });
+        }
+        decision
+    }
+
+    pub(super) fn record_start(&self, token: AttemptId, started: Time) -> Decision {
+        let unrecorded = self.current(token, None).and_then(|task| match &task.phase {
+            Phase::Assigned(run) if run.started.is_none() => {
+                let mut run = run.clone();
+                run.started = Some(started);
+                Some(TaskRecord { phase: Phase::Assigned(run), ..TaskRecord::clone(task) })
+            }
+            _ => None,
+        });
+        let Some(task) = unrecorded else { return Decision::reply(Reply::Done) };
+        Decision { changes: vec![self.put(Record::Task(Arc::new(task)))], ..Decision::reply(Reply::Done) }
+    }
+
+    /// Ends the current attempt at its attempt timeout, in its sidecar's place.
+    pub(super) fn time_out(&self, task: &Arc<TaskRecord>) -> Decision {
+        self.fail(task, Failure::of(Cause::Timeout), Next::Retry, false)
+    }
+
+    fn fail(&self, task: &Arc<TaskRecord>, failure: Failure, next: Next, reported: bool) -> Decision {
+        if task.cancel.is_some() {
+            return self.end(task, End::Cancelled(Cause::CancelRequested), Some(failure), reported);
+        }
+        let counted = !matches!(next, Next::Requeue);
+        let failures = task.failures + u32::from(counted);
+        let exhausted = failures >= task.spec.retry.max_failures;
+        if matches!(next, Next::End) || (counted && exhausted) {
+            let mut decision = self.end(task, End::Failed, Some(failure), reported);
+            if let Some(Record::Task(task)) = decision.changes[0].value.as_mut() {
+                Arc::make_mut(task).failures = failures;
+            }
+            return decision;
+        }
+        let delay = if counted { self.back_off(task, failures) } else { self.ctx.jitter(Duration::from_millis(200)) };
+        let task = Arc::new(TaskRecord {
+            failures,
+            failure: Some(failure),
+            phase: Phase::Pending { not_before: self.ctx.now + delay, since: self.ctx.now },
+            ..TaskRecord::clone(task)
+        });
+        Decision { changes: vec![self.put(Record::Task(task))], ..Decision::reply(Reply::Done) }
+    }
+
+    /// Exponential back-off with full jitter ("Exponential Backoff And Jitter", AWS Architecture
+    /// Blog, 2015).
+    fn back_off(&self, task: &TaskRecord, failures: u32) -> Duration {
+        let retry = &task.spec.retry;
+        let doubled = retry.base_delay.saturating_mul(1 << failures.saturating_sub(1).min(20));
+        self.ctx.jitter(doubled.min(retry.max_delay))
+    }
+
+    pub(super) fn end(&self, task: &Arc<TaskRecord>, end: End, failure: Option<Failure>, reported: bool) -> Decision {
+        let task = Arc::new(TaskRecord {
+            cancel: None,
+            failure: failure.or_else(|| task.failure.clone()),
+            phase: Phase::Ended { at: self.ctx.now, end, reported },
+            ..TaskRecord::clone(task)
+        });
+        Decision {
+            changes: vec![self.put(Record::Task(task.clone()))],
+            ..Decision::reply(Reply::Task { task, duplicate: false })
+        }
+    }
+}

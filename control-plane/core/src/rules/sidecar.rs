@@ -1,0 +1,84 @@
+//! Sidecars: who speaks for which agents, and under which generation.
+
+use std::sync::Arc;
+
+use super::Rule;
+use crate::command::{Decision, Reply};
+use crate::id::{AgentId, BootId, Generation, SidecarId};
+use crate::record::{AgentRecord, AgentSpec, Desired, Digest, Record, SidecarRecord};
+use crate::rejection::Rejection;
+
+impl Rule<'_> {
+    /// A known boot comes back without a write; a new one gets a new generation, unless the one on
+    /// record may still be alive.
+    pub(super) fn admit_sidecar(
+        &self,
+        id: SidecarId,
+        boot: BootId,
+        claimed: Generation,
+        rival: bool,
+    ) -> Result<Decision, Rejection> {
+        let before = self.space.sidecar(&id);
+        if let Some(known) = before {
+            if known.boot == boot {
+                // A journal that holds another generation than the one this boot was given is not
+                // this boot's.
+                return if claimed == Generation(0) || claimed == known.generation {
+                    Ok(Decision::reply(Reply::Admitted(known.generation)))
+                } else {
+                    Err(Rejection::SidecarFenced(id))
+                };
+            }
+            if claimed != Generation(0) {
+                return Err(Rejection::SidecarFenced(id));
+            }
+            if rival {
+                return Err(Rejection::SidecarIdInUse(id));
+            }
+        }
+        // A journal from before a restore may hold a higher generation than any on record.
+        let generation = before.map(|known| known.generation).unwrap_or_default().max(claimed).next();
+        let record = SidecarRecord { id, boot, generation, updated: self.ctx.now };
+        Ok(Decision {
+            changes: vec![self.put(Record::Sidecar(Arc::new(record)))],
+            ..Decision::reply(Reply::Admitted(generation))
+        })
+    }
+
+    pub(super) fn host_agent(
+        &self,
+        host: SidecarId,
+        id: AgentId,
+        spec: AgentSpec,
+        digest: Digest,
+        rival: bool,
+    ) -> Result<Decision, Rejection> {
+        let Some(before) = self.space.agent(&id) else {
+            let next = AgentRecord { host: Some(host), declared: Some(digest), ..self.new_agent(id, spec) };
+            return Ok(self.write_agent(next));
+        };
+        let mut next = AgentRecord::clone(before);
+        if let Some(other) = before.host.as_ref().filter(|other| **other != host) {
+            if rival && !before.lost {
+                return Err(Rejection::AgentIdInUse { agent: id, host: other.clone() });
+            }
+            next.moved = before.moved.next();
+        }
+        if before.desired == Desired::Removed && before.host.as_ref() != Some(&host) {
+            // A removed agent is declared by a host that has not heard of it: it stays removed.
+            return Ok(self.write_agent(AgentRecord { host: Some(host), ..next }));
+        }
+        next.host = Some(host);
+        next.lost = false;
+        if before.declared != Some(digest) {
+            next.declared = Some(digest);
+            next.spec = spec;
+        }
+        Ok(self.write_agent(next))
+    }
+
+    pub(super) fn unhost_agent(&self, id: &AgentId) -> Decision {
+        let Some(agent) = self.space.agent(id) else { return Decision::reply(Reply::Done) };
+        self.write_agent(AgentRecord { host: None, lost: true, ..AgentRecord::clone(agent) })
+    }
+}
