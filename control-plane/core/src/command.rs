@@ -177,8 +177,11 @@ pub enum Command {
     LoseAgent(AgentId),
     /// Raise the floor as far as retention needs it.
     RaiseFloor,
-    /// Delete ended tasks below the floor, as many as one command may.
-    Evict,
+    /// Delete ended tasks below the floor.
+    Evict {
+        /// Most operations.
+        most: usize,
+    },
     /// Delete a removed agent's record.
     ForgetAgent(AgentId),
 }
@@ -265,6 +268,8 @@ pub struct Decision {
 impl Decision {
     /// Most records one command changes.
     pub const MAX_RECORDS: usize = 64;
+    /// Most operations one command causes, blobs included.
+    pub const MAX_OPS: usize = 96;
 
     /// Nothing but an answer.
     #[must_use]

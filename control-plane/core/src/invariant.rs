@@ -34,6 +34,7 @@ fn check_space(space: &Space, clock: Time) -> Vec<String> {
     let mut delayed = BTreeSet::new();
     let mut ended = BTreeSet::new();
     let mut slots: BTreeMap<&AgentId, BTreeSet<TaskId>> = BTreeMap::new();
+    let timed: BTreeSet<TaskId> = space.timers.iter().map(|(_, id)| *id).collect();
     for (id, task) in &space.tasks {
         expect(*id == task.id, &|| format!("task {id} is stored under another key"));
         *counts.slot(&task.phase) += 1;
@@ -54,7 +55,7 @@ fn check_space(space: &Space, clock: Time) -> Vec<String> {
                 expect(task.cancel.is_none(), &|| format!("task {id} has ended and awaits a cancel"));
             }
         }
-        expect(task.is_ended() || has_timer(space, task), &|| format!("task {id} has no deadline"));
+        expect(task.is_ended() || timed.contains(id), &|| format!("task {id} has no deadline"));
     }
     expect(counts == space.counts, &|| format!("counts are {:?}, should be {counts:?}", space.counts));
     expect(delayed == space.delayed, &|| "the delayed tasks differ".into());
@@ -91,10 +92,6 @@ fn check_space(space: &Space, clock: Time) -> Vec<String> {
     expect(census.0 == ready, &|| format!("ready are {:?}, should be {ready:?}", census.0));
     expect(census.1 == free, &|| format!("free are {:?}, should be {free:?}", census.1));
     faults
-}
-
-fn has_timer(space: &Space, task: &TaskRecord) -> bool {
-    space.timers.iter().any(|(_, id)| *id == task.id)
 }
 
 /// Checks what one record may become: attempts only grow, ended tasks stay as they ended.

@@ -73,7 +73,7 @@ impl Default for Settings {
             id_window: Duration::from_secs(60),
             liveness: Liveness::default(),
             retention: Retention::default(),
-            batch_ops: 1024,
+            batch_ops: 120,
             batch_bytes: 1 << 20,
         }
     }

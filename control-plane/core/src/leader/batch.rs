@@ -60,10 +60,10 @@ impl Batch {
         self.before.is_empty() && self.blobs.is_empty() && !self.forced
     }
 
-    /// One more command fits: the largest changes 64 records.
-    pub(super) fn has_room(&self, ops: usize, bytes: usize) -> bool {
+    /// One more command of so many operations fits.
+    pub(super) fn has_room(&self, command: usize, ops: usize, bytes: usize) -> bool {
         let used = self.before.len() + self.blobs.len();
-        self.bytes < bytes && (used == 0 || used + crate::command::Decision::MAX_RECORDS <= ops)
+        self.bytes < bytes && (used == 0 || used + command <= ops)
     }
 
     pub(super) fn touch(&mut self, key: Key, before: Option<Record>) {

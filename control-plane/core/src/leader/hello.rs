@@ -50,7 +50,12 @@ impl Leader {
             }
             Ok(epoch) => {
                 let key = (hello.namespace.clone(), hello.sidecar.clone());
+                if self.hosts.by_connection(connection).is_some_and(|other| *other != key) {
+                    // The stream spoke for another sidecar before.
+                    self.hang_up(connection, out);
+                }
                 let gone = self.no_longer_hosted(&hello);
+                self.chores += gone.len();
                 let mut steps: Vec<Work> = hello
                     .agents
                     .iter()
@@ -91,9 +96,7 @@ impl Leader {
         let rejected = CloseCause::Rejected;
         let space = self.state.space(namespace).ok_or(rejected(Rejection::NamespaceNotFound))?;
         let ctx = Context { namespace, now, random };
-        let mut hosted = BTreeMap::new();
         for declared in &hello.agents {
-            hosted.insert(&declared.credit.agent, ());
             let command = self.host_command(now, namespace, &hello.sidecar, declared);
             rules::decide(&self.state, command, &ctx).map_err(rejected)?;
         }
@@ -197,15 +200,9 @@ impl Leader {
                 if claim.is_none() && older == Some(true) {
                     lost.push(crate::command::token(task, attempt));
                 }
-                let assigned = space.task(task).and_then(|t| t.run().map(|run| run.started.unwrap_or(run.assigned)));
                 space.soften(id, |entry| {
                     let Some(slot) = entry.slots.get_mut(&task) else { return };
                     slot.offer = if claim.is_some() { Offer::Reflected } else { Offer::Decided };
-                    if let Some(started) = claim.and_then(|c| c.started) {
-                        // A sidecar's clock is believed only within what the leader knows.
-                        slot.started
-                            .get_or_insert(started.clamp(assigned.unwrap_or(now), now.max(assigned.unwrap_or(now))));
-                    }
                 });
             }
             let credit = declared.credit.clone();
@@ -213,6 +210,9 @@ impl Leader {
                 entry.soft.free = credit.free;
                 entry.soft.ready = credit.ready;
             });
+        }
+        for listed in &hello.attempts {
+            self.note_start(now, &namespace, &sidecar, listed);
         }
         for token in lost {
             let command = Command::LoseAttempt { token, message: "its host came back without it" };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::{Hello, Welcome};
 use super::{Connection, Leader, Output, ToSidecar};
+use crate::command::StopReason;
 use crate::id::{AgentId, AssignNumber, AttemptId, Namespace, SessionEpoch, SidecarId};
 use crate::record::{Key, TaskRecord};
 use crate::state::{Contact, Offer};
@@ -182,6 +183,11 @@ impl Leader {
         let grace = self.state.settings().cancel_grace;
         let assignment = super::Assignment { number, task: task.clone(), grace, revision: self.revision() };
         out.push(Output::Send { connection, message: ToSidecar::Assign(Box::new(assignment)) });
+        if task.cancel.is_some() {
+            // Offered again only to hear what has become of it.
+            let message = ToSidecar::Stop { token: task.token(), reason: StopReason::Requested, grace };
+            out.push(Output::Send { connection, message });
+        }
     }
 
     pub(super) fn tell_welcome(&mut self, connection: Connection, welcome: Box<Welcome>, out: &mut Vec<Output>) {

@@ -190,7 +190,7 @@ pub enum ToSidecar {
     Welcome(Box<Welcome>),
     /// Work.
     Assign(Box<Assignment>),
-    /// An attempt may be forgotten.
+    /// An attempt may be forgotten: the answer to a result, and to `Declined` and `AttemptLost`.
     ResultAck {
         /// Which.
         token: AttemptId,

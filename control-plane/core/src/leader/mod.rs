@@ -25,7 +25,7 @@ pub use view::{TaskSoft, View};
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::command::{Command, Context, Effect, Reply};
-use crate::id::{AttemptId, LeaderEpoch, Namespace, Revision, SidecarId};
+use crate::id::{AgentId, AttemptId, LeaderEpoch, Namespace, Revision, SidecarId};
 use crate::record::{Key, Record};
 use crate::rejection::Rejection;
 use crate::rules;
@@ -33,6 +33,9 @@ use crate::state::{Offer, State};
 use crate::time::Time;
 use batch::{Batch, Parked};
 use hosts::{Host, Hosts};
+
+/// Most operations of one command, retention aside.
+const COMMAND_OPS: usize = 4;
 
 /// Names a call until it is answered; chosen by the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +149,7 @@ enum Work {
     Message { connection: Connection, message: FromSidecar },
     Host { connection: Connection, declared: Declared },
     Welcome { connection: Connection },
+    Reap { namespace: Namespace, agent: AgentId },
     Evict { namespace: Namespace, rounds: u32 },
 }
 
@@ -174,9 +178,13 @@ pub struct Leader {
     flying: Option<Batch>,
     forming: Batch,
     queue: VecDeque<Work>,
+    /// Commands of its own in the queue.
+    chores: usize,
     hosts: Hosts,
     /// Starts not yet worth a write, oldest first.
     starts: VecDeque<(Time, Namespace, AttemptId)>,
+    /// Retention that waits for a batch with room.
+    evictions: Vec<Work>,
     last_sweep: Time,
     lost_this_second: u32,
     stats: Stats,
@@ -188,7 +196,7 @@ impl Leader {
     pub fn new(epoch: LeaderEpoch, state: State, committed: u64, now: Time) -> Self {
         let mut hosts = BTreeMap::new();
         for (namespace, space) in state.spaces() {
-            for sidecar in space.hosts.keys() {
+            for sidecar in space.sidecars.keys().chain(space.hosts.keys()) {
                 hosts.insert((namespace.clone(), sidecar.clone()), Host::unheard(now));
             }
         }
@@ -200,8 +208,10 @@ impl Leader {
             flying: None,
             forming: Batch::default(),
             queue: VecDeque::new(),
+            chores: 0,
             hosts: Hosts::new(hosts),
             starts: VecDeque::new(),
+            evictions: Vec::new(),
             last_sweep: now,
             lost_this_second: 0,
             stats: Stats::default(),
@@ -283,11 +293,13 @@ impl Leader {
                     self.park(Parked::Reply(call, Ok(Reply::Done)), out);
                 }
                 Work::Internal { namespace, command } => {
+                    self.chores = self.chores.saturating_sub(1);
                     let _refused = self.decide(now, &namespace, command, random(), out);
                 }
                 Work::Message { connection, message } => self.hear(now, connection, message, random, out),
                 Work::Host { connection, declared } => self.host(now, connection, declared, random(), out),
                 Work::Welcome { connection } => self.welcome(now, connection, random, out),
+                Work::Reap { namespace, agent } => self.reap_agent(now, namespace, agent, random, out),
                 Work::Evict { namespace, rounds } => self.evict(now, namespace, rounds, random(), out),
             }
             self.reap();
@@ -297,7 +309,7 @@ impl Leader {
 
     fn has_room(&self) -> bool {
         let settings = self.state.settings();
-        self.forming.has_room(settings.batch_ops, settings.batch_bytes)
+        self.forming.has_room(COMMAND_OPS, settings.batch_ops, settings.batch_bytes)
     }
 
     /// Decides one command and takes its changes into the forming batch.
@@ -388,7 +400,8 @@ impl Leader {
                 self.send_to_agent(namespace, &run.agent, message, out);
             }
             Effect::Desire(agent) => {
-                let Some(record) = self.state.space(namespace).and_then(|s| s.agent(&agent)) else { return };
+                // A later wish may be undecided.
+                let Some((record, _)) = self.view().agent(namespace, &agent) else { return };
                 let message = ToSidecar::Desire { agent: agent.clone(), desired: record.desired };
                 self.send_to_agent(namespace, &agent, message, out);
                 out.push(Output::Touched(Key::Agent(namespace.clone(), agent)));
@@ -415,21 +428,27 @@ impl Leader {
             }
             for parked in batch.parked {
                 match parked {
-                    Parked::Reply(call, Ok(_)) => {
+                    // A rejection too: what it was decided upon has not happened.
+                    Parked::Reply(call, _) => {
                         let result = Err(CallError::Refused(reason));
                         out.push(Output::Reply { call, result, revision: self.revision() });
                     }
-                    Parked::Reply(..) => self.tell(parked, out),
-                    Parked::Welcome { connection, .. } | Parked::Close { connection, .. } => {
+                    Parked::Close { connection, .. } => {
                         out.push(Output::Close { connection, cause: CloseCause::StoreFailed });
                     }
                     // Level-triggered: the next hello or beat brings it up again.
-                    Parked::Effect(..) | Parked::Release { .. } => {}
+                    Parked::Effect(..) | Parked::Release { .. } | Parked::Welcome { .. } => {}
                 }
             }
         }
         for connection in self.hosts.connections() {
-            out.push(Output::Send { connection, message: ToSidecar::Resync });
+            if self.hosts.session_mut(connection).is_some_and(|session| session.open) {
+                out.push(Output::Send { connection, message: ToSidecar::Resync });
+            } else {
+                // Its generation may never have been minted: it begins anew.
+                self.hang_up(connection, out);
+                out.push(Output::Close { connection, cause: CloseCause::StoreFailed });
+            }
         }
     }
 
@@ -440,6 +459,7 @@ impl Leader {
         }
         self.join_starts(now, out);
         let mut batch = std::mem::take(&mut self.forming);
+        self.queue.extend(self.evictions.drain(..));
         batch.written = batch.before.keys().map(|key| (key.clone(), self.state.get(key))).collect();
         let transaction = Transaction {
             fence: self.epoch,
@@ -492,7 +512,7 @@ impl Leader {
         self.hosts.by_connection(connection).cloned()
     }
 
-    fn set_offer(&mut self, namespace: &Namespace, agent: &crate::id::AgentId, task: crate::id::TaskId, offer: Offer) {
+    fn set_offer(&mut self, namespace: &Namespace, agent: &AgentId, task: crate::id::TaskId, offer: Offer) {
         if let Some(space) = self.state.spaces.get_mut(namespace) {
             space.set_offer(agent, task, offer);
         }

@@ -34,8 +34,8 @@ impl Leader {
                 self.offer(&namespace, &task, out);
             }
             if seen.is_none() {
-                let removed = self.state.space(&namespace).and_then(|s| s.agent(&agent)).map(|a| a.desired);
-                if removed == Some(Desired::Removed) {
+                let committed = self.view().agent(&namespace, &agent).map(|(record, _)| record.desired);
+                if committed == Some(Desired::Removed) {
                     let message = ToSidecar::Desire { agent, desired: Desired::Removed };
                     out.push(Output::Send { connection, message });
                 }

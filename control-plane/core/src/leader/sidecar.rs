@@ -1,7 +1,7 @@
 //! What a sidecar says after its hello.
 
 use super::batch::Parked;
-use super::message::{Beat, CloseCause, Credit, FromSidecar};
+use super::message::{Beat, CloseCause, Credit, FromSidecar, Listed};
 use super::{Connection, Leader, Output, ToSidecar};
 use crate::command::{Command, Outcome, Release, Reply};
 use crate::id::{AgentId, AssignNumber, AttemptId, Namespace, SidecarId};
@@ -37,14 +37,14 @@ impl Leader {
                 out.push(Output::Touched(Key::Task(namespace, token.task)));
             }
             FromSidecar::Declined(token) => {
-                let Some(agent) = self.speaks_for(&namespace, &sidecar, token) else { return };
-                let _always_decided = self.decide(now, &namespace, Command::Decline { token, agent }, random(), out);
+                let agent = self.speaks_for(&namespace, &sidecar, token);
+                let command = agent.map(|agent| Command::Decline { token, agent });
+                self.give_back(now, connection, &namespace, token, command, random(), out);
             }
             FromSidecar::AttemptLost(token) => {
-                if self.speaks_for(&namespace, &sidecar, token).is_some() {
-                    let command = Command::LoseAttempt { token, message: "its sidecar lost it" };
-                    let _always_decided = self.decide(now, &namespace, command, random(), out);
-                }
+                let agent = self.speaks_for(&namespace, &sidecar, token);
+                let command = agent.map(|_| Command::LoseAttempt { token, message: "its sidecar lost it" });
+                self.give_back(now, connection, &namespace, token, command, random(), out);
             }
             FromSidecar::InputRequired { token, number, prompt } => {
                 if self.speaks_for(&namespace, &sidecar, token).is_some() {
@@ -87,14 +87,32 @@ impl Leader {
         random: u64,
         out: &mut Vec<Output>,
     ) {
-        let release = match self.speaks_for(namespace, sidecar, token) {
-            Some(agent) => match self.decide(now, namespace, Command::Report { token, agent, outcome }, random, out) {
+        let agent = self.speaks_for(namespace, sidecar, token);
+        self.stats.results_refused += u64::from(agent.is_none());
+        let command = agent.map(|agent| Command::Report { token, agent, outcome });
+        self.give_back(now, connection, namespace, token, command, random, out);
+    }
+
+    /// An attempt comes back, finished or not: once what follows is committed its sidecar may forget
+    /// it. An intent is kept till then, so that an offer still under way does not start it again.
+    #[expect(clippy::too_many_arguments, reason = "one message with where it came from")]
+    fn give_back(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        namespace: &Namespace,
+        token: AttemptId,
+        command: Option<Command>,
+        random: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let release = match command {
+            Some(command) => match self.decide(now, namespace, command, random, out) {
                 Ok(Reply::Release(release)) => release,
                 _ => return,
             },
             None => {
                 let Some(space) = self.state.space(namespace) else { return };
-                self.stats.results_refused += 1;
                 // A current attempt on the word of a sidecar that does not host its agent: no answer.
                 let Some(release) = crate::rules::verdict(space, token) else { return };
                 release
@@ -112,7 +130,7 @@ impl Leader {
         agents: &[Credit],
     ) {
         let Some(session) = self.hosts.session_mut(connection) else { return };
-        if seen > session.sent || !session.open {
+        if seen > session.sent {
             return;
         }
         self.receipt(connection, seen);
@@ -159,6 +177,27 @@ impl Leader {
         found
     }
 
+    /// An inventory knows of a start that was not heard, or not by this leader.
+    pub(super) fn note_start(&mut self, now: Time, namespace: &Namespace, sidecar: &SidecarId, listed: &Listed) {
+        let Some(claimed) = listed.started else { return };
+        let token = listed.token;
+        if self.speaks_for(namespace, sidecar, token).is_none() {
+            return;
+        }
+        let Some(task) = self.state.space(namespace).and_then(|s| s.task(token.task)) else { return };
+        let Some(run) = task.run() else { return };
+        let (assigned, recorded) = (run.assigned, run.started);
+        let mut first = false;
+        self.with_slot(namespace, sidecar, token, |slot| {
+            first = slot.started.is_none();
+            // A sidecar's clock is believed only within what the leader knows.
+            slot.started.get_or_insert(recorded.unwrap_or(claimed.clamp(assigned, now.max(assigned))));
+        });
+        if first && recorded.is_none() {
+            self.starts.push_back((now, namespace.clone(), token));
+        }
+    }
+
     fn started(
         &mut self,
         now: Time,
@@ -188,7 +227,12 @@ impl Leader {
         out: &mut Vec<Output>,
     ) {
         let Some(session) = self.hosts.session_mut(connection) else { return };
-        if !session.open || beat.seen > session.sent {
+        if !session.open {
+            return;
+        }
+        if beat.seen > session.sent {
+            // It counts another session's assignments.
+            out.push(Output::Send { connection, message: ToSidecar::Resync });
             return;
         }
         let key = (namespace.clone(), sidecar.clone());
@@ -200,6 +244,16 @@ impl Leader {
         let interval = self.state.settings().liveness.beat(self.hosts.sessions());
         out.push(Output::Send { connection, message: ToSidecar::BeatAck { number: beat.number, interval } });
         self.reconcile(connection, &beat.attempts, Some(beat.seen), out);
+        for listed in &beat.attempts {
+            self.note_start(now, namespace, sidecar, listed);
+        }
+        let lost = self.state.space(namespace).is_some_and(|space| {
+            space.hosted(sidecar).any(|agent| space.agent(agent).is_some_and(|record| record.lost))
+        });
+        if lost {
+            // Heard again without a new session: only a hello brings an agent back.
+            out.push(Output::Send { connection, message: ToSidecar::Resync });
+        }
     }
 
     /// Whether a release may be told from what is committed.

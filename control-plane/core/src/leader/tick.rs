@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Leader, Output, Work};
 use crate::command::{Command, Decision};
-use crate::id::{AgentId, Namespace, TaskId};
-use crate::record::{DisconnectPolicy, Key};
+use crate::id::{AgentId, AttemptId, Namespace, TaskId};
+use crate::record::{Desired, DisconnectPolicy, Key};
 use crate::rules;
 use crate::state::Contact;
 use crate::time::Time;
@@ -21,9 +21,13 @@ const EVICT_ROUNDS: u32 = 1_000;
 
 impl Leader {
     pub(super) fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.offer_again(now, out);
+        if self.chores > 0 {
+            // The store is behind: the same would only be asked for again.
+            return;
+        }
         self.expire(now);
         self.record_starts(now, START_FORCES);
-        self.offer_again(now, out);
         if now >= self.last_sweep + SWEEP {
             self.last_sweep = now;
             self.lost_this_second = 0;
@@ -54,23 +58,36 @@ impl Leader {
                 }
                 space.snooze(id, now + SWEEP, &settings);
                 if acts_now(space, id, now, &settings) {
+                    self.chores += 1;
                     self.queue.push_back(Work::Internal { namespace: namespace.clone(), command: Command::Expire(id) });
                 }
             }
         }
     }
 
+    fn internal(&mut self, namespace: Namespace, command: Command) {
+        self.chores += 1;
+        self.queue.push_back(Work::Internal { namespace, command });
+    }
+
+    fn started_at(&self, namespace: &Namespace, token: AttemptId) -> Option<Time> {
+        let space = self.state.space(namespace)?;
+        space.slot(space.task(token.task)?).filter(|slot| slot.attempt == token.attempt)?.started
+    }
+
     fn record_starts(&mut self, now: Time, after: Duration) {
         while self.starts.front().is_some_and(|(at, ..)| now >= *at + after) {
-            let Some((started, namespace, token)) = self.starts.pop_front() else { break };
-            self.queue.push_back(Work::Internal { namespace, command: Command::RecordStart { token, started } });
+            let Some((noted, namespace, token)) = self.starts.pop_front() else { break };
+            let started = self.started_at(&namespace, token).unwrap_or(noted);
+            self.internal(namespace, Command::RecordStart { token, started });
         }
     }
 
     /// A transaction is about to leave: starts that are old enough join it.
     pub(super) fn join_starts(&mut self, now: Time, out: &mut Vec<Output>) {
         while self.has_room() && self.starts.front().is_some_and(|(at, ..)| now >= *at + START_JOINS) {
-            let Some((started, namespace, token)) = self.starts.pop_front() else { break };
+            let Some((noted, namespace, token)) = self.starts.pop_front() else { break };
+            let started = self.started_at(&namespace, token).unwrap_or(noted);
             let command = Command::RecordStart { token, started };
             let _always_decided = self.decide(now, &namespace, command, 0, out);
         }
@@ -87,13 +104,21 @@ impl Leader {
                     overdue.extend(session.unreceipted.pop_front());
                 }
             }
-            for (_, _, _, token) in overdue {
+            let mut undecided = Vec::new();
+            for entry in overdue {
+                let token = entry.3;
                 let task = self.state.space(&namespace).and_then(|s| s.task(token.task)).cloned();
-                if let Some(task) = task.filter(|t| t.attempt == token.attempt)
-                    && !self.is_undecided(&Key::Task(namespace.clone(), token.task))
-                {
+                let Some(task) = task.filter(|t| t.attempt == token.attempt && t.run().is_some()) else { continue };
+                if self.is_undecided(&Key::Task(namespace.clone(), token.task)) {
+                    undecided.push(entry);
+                } else {
                     self.stats.reoffers += 1;
                     self.offer(&namespace, &task, out);
+                }
+            }
+            if let Some(session) = self.hosts.session_mut(connection) {
+                for entry in undecided.into_iter().rev() {
+                    session.unreceipted.push_front(entry);
                 }
             }
         }
@@ -120,67 +145,86 @@ impl Leader {
                 self.hosts.forget(&key);
                 continue;
             }
-            let mut any = false;
-            for agent in agents {
-                if space.agent(&agent).is_some_and(|record| !record.lost) {
-                    any = true;
-                    self.stats.agents_lost += 1;
-                    let command = Command::LoseAgent(agent);
-                    self.queue.push_back(Work::Internal { namespace: key.0.clone(), command });
-                }
+            let living: Vec<AgentId> =
+                agents.into_iter().filter(|agent| space.agent(agent).is_some_and(|record| !record.lost)).collect();
+            self.lost_this_second += u32::from(!living.is_empty());
+            for agent in living {
+                self.stats.agents_lost += 1;
+                self.internal(key.0.clone(), Command::LoseAgent(agent));
             }
-            self.lost_this_second += u32::from(any);
         }
     }
 
-    /// Agents that are lost or evicted: their attempts end, by policy.
+    /// Agents that are lost or evicted are due.
     pub(super) fn reap(&mut self) {
-        let mut commands = Vec::new();
         for (namespace, space) in &mut self.state.spaces {
             for agent in std::mem::take(&mut space.reap) {
-                let Some(entry) = space.agents.get(&agent).filter(|entry| entry.must_reap()) else { continue };
-                let Some(record) = &entry.record else { continue };
-                let message = if record.evict { "its agent was removed" } else { "its agent is out of contact" };
-                for (task, slot) in &entry.slots {
-                    let waits = space.tasks.get(task).is_some_and(|t| t.spec.disconnect == DisconnectPolicy::Wait);
-                    if record.evict || !waits {
-                        let token = crate::command::token(*task, slot.attempt);
-                        commands.push((namespace.clone(), Command::LoseAttempt { token, message }));
-                    }
-                }
+                self.queue.push_back(Work::Reap { namespace: namespace.clone(), agent });
             }
         }
-        for (namespace, command) in commands {
-            self.queue.push_back(Work::Internal { namespace, command });
+    }
+
+    /// The attempts of a lost or evicted agent end, by policy, unless it has come back meanwhile.
+    pub(super) fn reap_agent(
+        &mut self,
+        now: Time,
+        namespace: Namespace,
+        agent: AgentId,
+        random: &mut dyn FnMut() -> u64,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(space) = self.state.space(&namespace) else { return };
+        let Some(entry) = space.agent_entry(&agent).filter(|entry| entry.must_reap()) else { return };
+        let Some(record) = &entry.record else { return };
+        let message = if record.evict { "its agent was removed" } else { "its agent is out of contact" };
+        let removed = record.desired == Desired::Removed;
+        let waits = |task: &TaskId| space.task(*task).is_some_and(|t| t.spec.disconnect == DisconnectPolicy::Wait);
+        let over = entry.slots.iter().filter(|(task, _)| removed || !waits(task));
+        let tokens: Vec<_> = over.map(|(task, slot)| crate::command::token(*task, slot.attempt)).collect();
+        for token in tokens {
+            if !self.has_room() {
+                self.queue.push_front(Work::Reap { namespace, agent });
+                return;
+            }
+            let command = Command::LoseAttempt { token, message };
+            let _always_decided = self.decide(now, &namespace, command, random(), out);
         }
     }
 
     fn retain(&mut self, now: Time) {
-        let settings = self.state.settings.clone();
+        let retention = self.state.settings.retention.clone();
+        let mut commands = Vec::new();
         for (namespace, space) in &self.state.spaces {
-            if !rules::evictable(space, &settings.retention, now, 1).is_empty() {
-                let namespace = namespace.clone();
-                self.queue.push_back(Work::Internal { namespace: namespace.clone(), command: Command::RaiseFloor });
-                self.queue.push_back(Work::Evict { namespace, rounds: EVICT_ROUNDS });
+            let due = space.leaving.iter().take_while(|(updated, _)| now >= *updated + retention.age);
+            commands.extend(due.map(|(_, agent)| (namespace.clone(), Command::ForgetAgent(agent.clone()))));
+            if !rules::evictable(space, &retention, now, 1).is_empty() {
+                commands.push((namespace.clone(), Command::RaiseFloor));
             }
-            for (updated, agent) in &space.leaving {
-                if now < *updated + settings.retention.age {
-                    break;
-                }
-                let command = Command::ForgetAgent(agent.clone());
-                self.queue.push_back(Work::Internal { namespace: namespace.clone(), command });
+        }
+        for (namespace, command) in commands {
+            let full = matches!(command, Command::RaiseFloor);
+            self.internal(namespace.clone(), command);
+            if full {
+                self.queue.push_back(Work::Evict { namespace, rounds: EVICT_ROUNDS });
             }
         }
     }
 
     /// One round of retention; full rounds are followed by another.
     pub(super) fn evict(&mut self, now: Time, namespace: Namespace, rounds: u32, random: u64, out: &mut Vec<Output>) {
+        let settings = self.state.settings();
+        let most = Decision::MAX_OPS.min(settings.batch_ops);
+        if !self.forming.has_room(most, settings.batch_ops, settings.batch_bytes) {
+            // Retention waits for a batch with room; the rest of the queue does not.
+            self.evictions.push(Work::Evict { namespace, rounds });
+            return;
+        }
         let before = self.state.space(&namespace).map_or(0, |s| s.tasks.len());
-        let _always_decided = self.decide(now, &namespace, Command::Evict, random, out);
+        let _always_decided = self.decide(now, &namespace, Command::Evict { most }, random, out);
         let after = self.state.space(&namespace).map_or(0, |s| s.tasks.len());
-        if before - after == Decision::MAX_RECORDS && rounds > 0 {
+        if after < before && rounds > 0 {
             if rounds.is_multiple_of(64) {
-                self.queue.push_back(Work::Internal { namespace: namespace.clone(), command: Command::RaiseFloor });
+                self.internal(namespace.clone(), Command::RaiseFloor);
             }
             self.queue.push_back(Work::Evict { namespace, rounds: rounds - 1 });
         }

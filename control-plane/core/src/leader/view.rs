@@ -144,7 +144,16 @@ impl<'a> View<'a> {
     /// Generation of an agent's host.
     #[must_use]
     pub fn incarnation(&self, namespace: &Namespace, agent: &AgentRecord) -> crate::id::Incarnation {
-        self.state.space(namespace).map(|space| space.incarnation(agent)).unwrap_or_default()
+        let Some(space) = self.state.space(namespace) else { return Default::default() };
+        let mut incarnation = space.incarnation(agent);
+        let host = agent.host.as_ref().and_then(|host| self.before(&Key::Sidecar(namespace.clone(), host.clone())));
+        if let Some(before) = host {
+            incarnation.generation = match before {
+                Some(Record::Sidecar(sidecar)) => sidecar.generation,
+                _ => Default::default(),
+            };
+        }
+        incarnation
     }
 
     /// Tasks by state.
@@ -190,6 +199,10 @@ impl<'a> View<'a> {
     /// Ids from here on are accepted.
     #[must_use]
     pub fn floor(&self, namespace: &Namespace) -> Time {
-        self.state.space(namespace).map(crate::state::Space::floor).unwrap_or_default()
+        match self.before(&Key::Namespace(namespace.clone())) {
+            Some(Some(Record::Namespace(record))) => record.floor,
+            Some(_) => Time::ZERO,
+            None => self.state.space(namespace).map(crate::state::Space::floor).unwrap_or_default(),
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::command::{AgentUpdate, Decision, Effect, Reply};
 use crate::id::AgentId;
 use crate::record::{AgentRecord, AgentSpec, Change, Desired, Digest, Key, Record};
 use crate::rejection::Rejection;
+use crate::state::Contact;
 
 impl Rule<'_> {
     pub(super) fn agent(&self, id: &AgentId) -> Result<&Arc<AgentRecord>, Rejection> {
@@ -96,16 +97,20 @@ impl Rule<'_> {
         Ok(self.write_agent(next))
     }
 
+    /// An agent whose host was heard meanwhile is not lost.
     pub(super) fn lose_agent(&self, id: &AgentId) -> Decision {
-        let Some(agent) = self.space.agent(id) else { return Decision::reply(Reply::Done) };
+        let silent = self.space.agent_entry(id).filter(|entry| entry.soft.contact != Contact::Connected);
+        let Some(agent) = silent.and_then(|entry| entry.record.as_ref()) else { return Decision::reply(Reply::Done) };
         self.write_agent(AgentRecord { lost: true, ..AgentRecord::clone(agent) })
     }
 
     /// Deletes the record of an agent that has been removed or lost for the retention age, and its
-    /// host's with the last of its agents.
+    /// host's with the last of its agents. One whose host still declares it stays: forgotten, it
+    /// would come back as new.
     pub(super) fn forget_agent(&self, id: &AgentId) -> Decision {
         let mut decision = Decision::reply(Reply::Done);
-        let idle = self.space.agent_entry(id).is_some_and(|e| e.slots.is_empty());
+        let idle =
+            self.space.agent_entry(id).is_some_and(|e| e.slots.is_empty() && (e.soft.contact != Contact::Connected));
         let due = |agent: &&Arc<AgentRecord>| {
             idle && agent.is_leaving() && self.ctx.now >= agent.updated + self.settings.retention.age
         };

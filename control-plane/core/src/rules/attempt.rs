@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Rule;
 use crate::command::{Decision, Effect, Outcome, Release, Reply, StopReason};
 use crate::id::{AgentId, AttemptId};
-use crate::record::{BlobPart, Cause, End, Failure, Phase, Record, TaskRecord};
+use crate::record::{BlobPart, Cause, End, Failure, Phase, Record, Run, TaskRecord};
 use crate::state::Space;
 use crate::time::Time;
 
@@ -35,6 +35,17 @@ enum Next {
     End,
 }
 
+/// On whose word an attempt is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Its sidecar reported its end.
+    Report,
+    /// Its sidecar does not have it any more.
+    Absence,
+    /// The leader gave it up.
+    Leader,
+}
+
 impl Rule<'_> {
     /// The task of a current attempt that this agent has.
     pub(super) fn current(&self, token: AttemptId, agent: Option<&AgentId>) -> Option<&Arc<TaskRecord>> {
@@ -59,13 +70,13 @@ impl Rule<'_> {
             }
             Outcome::Failed { failure, retryable } => {
                 let next = if retryable { Next::Retry } else { Next::End };
-                self.fail(task, failure, next, true)
+                self.fail(task, failure, next, Word::Report)
             }
             Outcome::Cancelled if task.cancel.is_some() => {
                 self.end(task, End::Cancelled(Cause::CancelRequested), None, true)
             }
             // Stopped by the sidecar itself: without contact, or on its way out.
-            Outcome::Cancelled => self.fail(task, Failure::of(Cause::AgentLost), Next::Requeue, true),
+            Outcome::Cancelled => self.fail(task, Failure::of(Cause::AgentLost), Next::Requeue, Word::Report),
         };
         decision.reply = Reply::Release(Release::Committed);
         decision
@@ -73,14 +84,16 @@ impl Rule<'_> {
 
     pub(super) fn decline(&self, token: AttemptId, agent: &AgentId) -> Decision {
         let Some(task) = self.current(token, Some(agent)) else { return self.over(token) };
-        let mut decision = self.fail(task, Failure::of(Cause::Declined), Next::Requeue, true);
+        let mut decision = self.fail(task, Failure::of(Cause::Declined), Next::Requeue, Word::Report);
         decision.reply = Reply::Release(Release::Committed);
         decision
     }
 
     pub(super) fn lose_attempt(&self, token: AttemptId, message: &'static str) -> Decision {
         let Some(task) = self.current(token, None) else { return self.over(token) };
-        let evicted = task.run().and_then(|run| self.space.agent(&run.agent)).is_some_and(|agent| agent.evict);
+        let agent = task.run().and_then(|run| self.space.agent(&run.agent));
+        let evicted = agent.is_some_and(|agent| agent.evict);
+        let word = if agent.is_none_or(|agent| agent.lost || agent.evict) { Word::Leader } else { Word::Absence };
         let waits = task.spec.disconnect == crate::record::DisconnectPolicy::Wait;
         let cause = if evicted && !waits { Cause::AgentRemoved } else { Cause::AgentLost };
         let failure = Failure { message: Arc::from(message), ..Failure::of(cause) };
@@ -89,7 +102,7 @@ impl Rule<'_> {
             (false, true) => Next::Requeue,
             (false, false) => Next::Retry,
         };
-        let mut decision = self.fail(task, failure, next, false);
+        let mut decision = self.fail(task, failure, next, word);
         decision.reply = Reply::Release(Release::Superseded);
         if let Some(run) = task.run() {
             let reason = if evicted { StopReason::AgentRemoved } else { StopReason::Superseded };
@@ -99,26 +112,31 @@ impl Rule<'_> {
     }
 
     pub(super) fn record_start(&self, token: AttemptId, started: Time) -> Decision {
+        let begun = |run: &Run| Run { started: Some(started), ..run.clone() };
         let unrecorded = self.current(token, None).and_then(|task| match &task.phase {
-            Phase::Assigned(run) if run.started.is_none() => {
-                let mut run = run.clone();
-                run.started = Some(started);
-                Some(TaskRecord { phase: Phase::Assigned(run), ..TaskRecord::clone(task) })
+            Phase::Assigned(run) if run.started.is_none() => Some((task, Phase::Assigned(begun(run)))),
+            Phase::InputRequired(run, question) if run.started.is_none() => {
+                Some((task, Phase::InputRequired(begun(run), question.clone())))
             }
             _ => None,
         });
-        let Some(task) = unrecorded else { return Decision::reply(Reply::Done) };
+        let Some((task, phase)) = unrecorded else { return Decision::reply(Reply::Done) };
+        let task = TaskRecord { phase, ..TaskRecord::clone(task) };
         Decision { changes: vec![self.put(Record::Task(Arc::new(task)))], ..Decision::reply(Reply::Done) }
     }
 
     /// Ends the current attempt at its attempt timeout, in its sidecar's place.
     pub(super) fn time_out(&self, task: &Arc<TaskRecord>) -> Decision {
-        self.fail(task, Failure::of(Cause::Timeout), Next::Retry, false)
+        self.fail(task, Failure::of(Cause::Timeout), Next::Retry, Word::Leader)
     }
 
-    fn fail(&self, task: &Arc<TaskRecord>, failure: Failure, next: Next, reported: bool) -> Decision {
+    fn fail(&self, task: &Arc<TaskRecord>, failure: Failure, next: Next, word: Word) -> Decision {
+        let reported = word == Word::Report;
+        let confirmed = word != Word::Leader;
         if task.cancel.is_some() {
-            return self.end(task, End::Cancelled(Cause::CancelRequested), Some(failure), reported);
+            // Without the sidecar's word nobody knows whether it has stopped.
+            let cause = if confirmed { Cause::CancelRequested } else { Cause::Unconfirmed };
+            return self.end(task, End::Cancelled(cause), Some(failure), reported);
         }
         let counted = !matches!(next, Next::Requeue);
         let failures = task.failures + u32::from(counted);

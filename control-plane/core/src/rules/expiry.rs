@@ -20,7 +20,8 @@ impl Rule<'_> {
         }
         match &task.phase {
             Phase::Pending { since, .. } if now >= *since + task.spec.queue_timeout => {
-                let failure = task.failure.clone().unwrap_or_else(|| Failure::of(Cause::QueueDeadline));
+                let message = task.failure.as_ref().map_or_else(|| Arc::from(""), |last| last.message.clone());
+                let failure = Failure { message, ..Failure::of(Cause::QueueDeadline) };
                 self.end(task, End::Expired, Some(failure), false)
             }
             Phase::Assigned(run) => {
@@ -40,7 +41,10 @@ impl Rule<'_> {
                 decision.effects.push(stop);
                 decision
             }
-            Phase::InputRequired(run, question) if now >= question.asked + task.spec.input_timeout => {
+            // A cancel has its own, shorter grace.
+            Phase::InputRequired(run, question)
+                if task.cancel.is_none() && now >= question.asked + task.spec.input_timeout =>
+            {
                 let stop = Effect::Stop { agent: run.agent.clone(), token: task.token(), reason: StopReason::Timeout };
                 let mut decision = self.end(task, End::Failed, Some(Failure::of(Cause::InputTimeout)), false);
                 decision.effects.push(stop);

@@ -43,7 +43,7 @@ pub fn decide(state: &State, command: Command, ctx: &Context<'_>) -> Result<Deci
         Command::UnhostAgent(id) => Ok(rule.unhost_agent(&id)),
         Command::LoseAgent(id) => Ok(rule.lose_agent(&id)),
         Command::RaiseFloor => Ok(rule.raise_floor()),
-        Command::Evict => Ok(rule.evict()),
+        Command::Evict { most } => Ok(rule.evict(most)),
         Command::ForgetAgent(id) => Ok(rule.forget_agent(&id)),
     }?;
     debug_assert!(decision.changes.len() <= Decision::MAX_RECORDS, "a command changes at most 64 records");

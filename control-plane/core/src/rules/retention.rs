@@ -57,10 +57,14 @@ impl Rule<'_> {
         Decision { changes: vec![self.put(record)], ..Decision::reply(Reply::Done) }
     }
 
-    pub(super) fn evict(&self) -> Decision {
+    pub(super) fn evict(&self, most: usize) -> Decision {
         let floor = self.space.floor();
         let mut decision = Decision::reply(Reply::Done);
         for id in evictable(self.space, &self.settings.retention, self.ctx.now, Decision::MAX_RECORDS) {
+            // A record, its payload, its result, its last question and answer.
+            if decision.changes.len() + decision.blobs.len() + 5 > most {
+                break;
+            }
             let Some(task) = self.space.task(id).filter(|_| id.time() < floor) else { continue };
             decision.changes.push(Change { key: Key::Task(self.ctx.namespace.clone(), id), value: None });
             let blob = |part, body: &Body| body.is_blob().then(|| (self.blob(id, part), None));

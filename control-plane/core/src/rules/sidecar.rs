@@ -78,7 +78,11 @@ impl Rule<'_> {
     }
 
     pub(super) fn unhost_agent(&self, id: &AgentId) -> Decision {
-        let Some(agent) = self.space.agent(id) else { return Decision::reply(Reply::Done) };
-        self.write_agent(AgentRecord { host: None, lost: true, ..AgentRecord::clone(agent) })
+        let Some(agent) = self.space.agent(id).filter(|agent| agent.host.is_some()) else {
+            return Decision::reply(Reply::Done);
+        };
+        // Leaving is half a move: the next host's generation may be lower than this one's.
+        let moved = agent.moved.next();
+        self.write_agent(AgentRecord { host: None, moved, lost: true, ..AgentRecord::clone(agent) })
     }
 }

@@ -176,7 +176,9 @@ impl Demand {
             for profile_id in &class.profiles {
                 if let Some(profile) = self.profiles.get_mut(*profile_id) {
                     profile.waiting[priority.index()].remove(&id);
-                    profile.passed[priority.index()] = 0;
+                    if profile.waiting[priority.index()].is_empty() {
+                        profile.passed[priority.index()] = 0;
+                    }
                     if profile.waiting.iter().all(BTreeSet::is_empty) {
                         self.matchable.remove(profile_id);
                     }
@@ -276,17 +278,22 @@ impl Demand {
         let priority = profile.next_priority()?;
         let (class, (_, task)) = profile.waiting[priority.index()]
             .iter()
-            .filter_map(|id| self.classes.get(*id))
-            .filter_map(|class| class.ready[priority.index()].first().map(|key| (class, *key)))
+            .filter_map(|id| self.classes.get(*id)?.ready[priority.index()].first().map(|key| (*id, *key)))
             .min_by_key(|(_, key)| *key)?;
-        let (_, _, agent) = class
-            .profiles
+        // Agents of other kinds help out, unless another priority is due there.
+        let helps = |id: u32, other: &Profile| {
+            id == profile_id
+                || (other.waiting[priority.index()].contains(&class) && other.next_priority() == Some(priority))
+        };
+        let ((_, _, agent), profile) = self
+            .matchable
             .iter()
-            .filter_map(|id| self.profiles.get(*id))
-            .filter_map(|profile| profile.free.first())
             .take(8)
+            .filter_map(|id| self.profiles.get(*id).map(|profile| (*id, profile)))
+            .filter(|(id, other)| helps(*id, other))
+            .filter_map(|(id, other)| other.free.first().map(|agent| (agent, id)))
             .min()?;
-        Some(Match { task, agent: agent.clone(), profile: profile_id, priority })
+        Some(Match { task, agent: agent.clone(), profile, priority })
     }
 
     /// A match was dispatched: the other waiting priorities of that profile have let one pass.

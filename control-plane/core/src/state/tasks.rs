@@ -57,8 +57,9 @@ impl Space {
                 self.relist(agent);
             }
         }
-        if let Some(task) = &new {
-            self.index(task, clock, settings);
+        match &new {
+            Some(task) => self.index(task, clock, settings),
+            None => drop(self.snoozed.remove(&id)),
         }
         old
     }

@@ -1,0 +1,5 @@
+//! `hive`: see the library.
+
+fn main() -> std::process::ExitCode {
+    hive_cli::main()
+}

@@ -1,0 +1,1 @@
+//! A refused batch is as if it had never been.

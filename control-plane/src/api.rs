@@ -1,0 +1,17 @@
+//! The client API: converts requests into commands and answers into messages. Rules are elsewhere.
+
+mod agents;
+pub mod check;
+mod cluster;
+mod convert;
+pub mod error;
+pub mod reason;
+pub mod refusal;
+mod spec;
+mod tasks;
+mod watch;
+
+pub use agents::Agents;
+pub use cluster::{Cluster, Identity};
+pub use tasks::Tasks as TaskApi;
+pub use watch::Watches;

@@ -1,0 +1,169 @@
+//! What each kind of watch reads and hears.
+
+use hive_core::leader::View;
+use hive_core::record::{Key, Record};
+
+use super::*;
+
+impl Source for OneTask {
+    type Item = v1::Task;
+
+    async fn page(&mut self) -> Result<Option<Vec<Sent<v1::Task>>>, Refusal> {
+        let Some((record, soft, at)) = &self.first else { return Ok(None) };
+        let snapshot = (Told::Snapshot(convert::task(&self.namespace, record, soft, self.full)), *at);
+        // Asked for once more when the snapshot has been told; what it said is kept for later.
+        match std::mem::replace(&mut self.told, true) {
+            false => Ok(Some(vec![snapshot])),
+            true => Ok(None),
+        }
+    }
+
+    async fn hear(&mut self, event: &Event) -> Result<Vec<Sent<v1::Task>>, Refusal> {
+        let key = Key::Task(self.namespace.clone(), self.id);
+        let mut told = Vec::new();
+        for (found, record, at, committed) in about(event, &self.namespace) {
+            if *found != key || (committed && at <= self.at()) {
+                continue;
+            }
+            if committed && record.is_none() {
+                told.push((Told::Deleted(deleted_task(&self.namespace, self.id)), at));
+                self.over = true;
+                continue;
+            }
+            let (ns, id, now) = (self.namespace.clone(), self.id, self.handle.now());
+            let Ok(now_at) = self.handle.read(move |view| find(view, &ns, id, now)).await? else { continue };
+            told.push((Told::Changed(convert::task(&self.namespace, &now_at.0, &now_at.1, self.full)), now_at.2));
+            self.over = now_at.0.is_ended();
+            self.first = Some(now_at);
+        }
+        Ok(told)
+    }
+
+    fn at(&self) -> Revision {
+        self.first.as_ref().map(|(_, _, at)| *at).unwrap_or_default()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over || self.first.as_ref().is_some_and(|(task, ..)| task.is_ended())
+    }
+}
+
+impl AllTasks {
+    /// The page that showed an id has shown everything up to its revision.
+    fn shown(&self, id: TaskId, at: Revision) -> bool {
+        let page = self.pages.iter().find(|(down_to, _)| down_to.is_none_or(|down_to| id >= down_to));
+        page.is_some_and(|(_, read_at)| at <= *read_at)
+    }
+}
+
+impl Source for AllTasks {
+    type Item = v1::Task;
+
+    async fn page(&mut self) -> Result<Option<Vec<Sent<v1::Task>>>, Refusal> {
+        let Next::From(below) = &self.next else { return Ok(None) };
+        let (ns, below, filter) = (self.namespace.clone(), *below, self.filter.clone());
+        let read = move |view: &View<'_>| {
+            let (tasks, next) =
+                view.tasks(&ns, below, LOOK, PAGE, |task| filter.matches(task, &view.task_soft(&ns, task)));
+            let living: Vec<_> = tasks.iter().filter(|task| !task.is_ended()).map(|task| task.id).collect();
+            let tasks: Vec<_> =
+                tasks.iter().map(|task| convert::task(&ns, task, &view.task_soft(&ns, task), false)).collect();
+            (tasks, living, next, view.revision())
+        };
+        let (tasks, living, next, at) = self.handle.read(read).await?;
+        self.pages.push((next, at));
+        self.next = next.map_or(Next::Done, |id| Next::From(Some(id)));
+        self.at = at;
+        if self.filter.is_narrow() {
+            // Ids of what was told; a filter that takes all never stops matching.
+            self.followed.extend(living);
+        }
+        Ok(Some(tasks.into_iter().map(|task| (Told::Snapshot(task), at)).collect()))
+    }
+
+    async fn hear(&mut self, event: &Event) -> Result<Vec<Sent<v1::Task>>, Refusal> {
+        let mut told = Vec::new();
+        let namespace = self.namespace.clone();
+        for (key, record, at, committed) in about(event, &namespace) {
+            let Key::Task(_, id) = key else { continue };
+            if committed && self.shown(*id, at) {
+                continue;
+            }
+            match record {
+                Some(Record::Task(task)) => {
+                    let soft = Default::default();
+                    // Also the change by which a task stops matching: whoever saw it must hear it.
+                    let (ns, id) = (namespace.clone(), *id);
+                    let matched = self.filter.matches(task, &soft);
+                    if matched || self.followed.remove(&id) {
+                        if matched && self.filter.is_narrow() {
+                            self.followed.insert(id);
+                        }
+                        told.push((Told::Changed(convert::task(&ns, task, &soft, false)), at));
+                    }
+                    if task.is_ended() {
+                        self.followed.remove(&id);
+                    }
+                }
+                _ if committed => told.push((Told::Deleted(deleted_task(&namespace, *id)), at)),
+                _ => {
+                    let (ns, id, now) = (namespace.clone(), *id, self.handle.now());
+                    let Ok((task, soft, at)) = self.handle.read(move |view| find(view, &ns, id, now)).await? else {
+                        continue;
+                    };
+                    if self.filter.matches(&task, &soft) {
+                        told.push((Told::Changed(convert::task(&namespace, &task, &soft, false)), at));
+                    }
+                }
+            }
+            self.at = self.at.max(at);
+        }
+        Ok(told)
+    }
+
+    fn at(&self) -> Revision {
+        self.at
+    }
+}
+
+impl Source for AllAgents {
+    type Item = v1::Agent;
+
+    async fn page(&mut self) -> Result<Option<Vec<Sent<v1::Agent>>>, Refusal> {
+        let Some(after) = self.after.take() else { return Ok(None) };
+        let ns = self.namespace.clone();
+        let read = move |view: &View<'_>| {
+            let ids: Vec<AgentId> = view.agents_after(&ns, after.as_ref()).take(PAGE).collect();
+            let agents: Vec<v1::Agent> = ids.iter().filter_map(|id| agent_shown(view, &ns, id)).collect();
+            (ids.into_iter().next_back(), agents, view.revision())
+        };
+        let (last, agents, at) = self.handle.read(read).await?;
+        self.at = at;
+        self.after = last.map(Some);
+        Ok(Some(agents.into_iter().map(|agent| (Told::Snapshot(agent), at)).collect()))
+    }
+
+    async fn hear(&mut self, event: &Event) -> Result<Vec<Sent<v1::Agent>>, Refusal> {
+        let mut told = Vec::new();
+        let namespace = self.namespace.clone();
+        for (key, _, at, _) in about(event, &namespace) {
+            // A change of a task moves an agent's slots, but watchers of agents hear of agents only.
+            let Key::Agent(_, id) = key else { continue };
+            let (ns, of) = (namespace.clone(), id.clone());
+            let shown = self.handle.read(move |view| agent_shown(view, &ns, &of)).await?;
+            told.push(match shown {
+                Some(agent) => (Told::Changed(agent), at),
+                None => {
+                    let (id, namespace) = (id.to_string(), namespace.to_string());
+                    (Told::Deleted(v1::Agent { id, namespace, ..Default::default() }), at)
+                }
+            });
+            self.at = self.at.max(at);
+        }
+        Ok(told)
+    }
+
+    fn at(&self) -> Revision {
+        self.at
+    }
+}

@@ -1,0 +1,94 @@
+//! One accepted connection: its bytes, its place among the others, and how it is cut.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use super::caps::Place;
+
+/// Who is at the other end; every request of the connection carries it as an extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address as we see it.
+    pub address: SocketAddr,
+}
+
+/// A connection that has shown its protocol.
+pub struct Conn<I> {
+    io: I,
+    peer: Peer,
+    /// Read while finding out what it speaks, at `taken` of them given on.
+    seen: Vec<u8>,
+    taken: usize,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: Place,
+}
+
+impl<I> Conn<I> {
+    pub(super) fn new(io: I, peer: SocketAddr, seen: Vec<u8>, cut: CancellationToken, place: Place) -> Self {
+        let cut = Box::pin(cut.cancelled_owned());
+        Self { io, peer: Peer { address: peer }, seen, taken: 0, cut, _place: place }
+    }
+
+    /// The server gives up on this connection, whatever its peer still wants.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.cut.as_mut().poll(cx));
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "cut: the server has stopped"))
+    }
+}
+
+impl<I> Connected for Conn<I> {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Conn<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(error) = this.poll_cut(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let left = &this.seen[this.taken..];
+        if !left.is_empty() {
+            let count = left.len().min(buf.remaining());
+            buf.put_slice(&left[..count]);
+            this.taken += count;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Conn<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

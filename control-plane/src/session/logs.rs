@@ -1,0 +1,131 @@
+//! Output of attempts on its way from a sidecar to a client.
+//!
+//! The request travels down the sidecar's session; the output comes over a connection of the
+//! sidecar's own, so that it never stands in the way of assignments.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hive_core::id::{AttemptId, Namespace, SidecarId};
+use hive_core::leader::Connection;
+use hive_proto::sidecar_v1 as pb;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use crate::api::error::{Reason, invalid};
+use crate::driver::Down;
+
+/// Chunks that may wait for a client; then the sidecar waits.
+const CHUNKS: usize = 64;
+
+type SidecarKey = (Namespace, SidecarId);
+
+#[derive(Default)]
+struct Inner {
+    sidecars: BTreeMap<SidecarKey, (Connection, mpsc::Sender<Down>)>,
+    pipes: BTreeMap<String, mpsc::Sender<pb::PushLogsRequest>>,
+}
+
+/// Who can be asked, and who waits. Clones share it.
+#[derive(Clone, Default)]
+pub struct Logs(Arc<Mutex<Inner>>);
+
+/// One client's output. Dropping it ends the push.
+pub struct LogPipe {
+    logs: Logs,
+    request_id: String,
+    chunks: mpsc::Receiver<pb::PushLogsRequest>,
+}
+
+/// A sidecar that can be asked for output, until this is dropped.
+pub(super) struct Registered {
+    logs: Logs,
+    sidecar: SidecarKey,
+    connection: Connection,
+}
+
+impl Logs {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // No code panics while it holds the lock; if one did, the maps are still maps.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn register(&self, sidecar: SidecarKey, connection: Connection, down: mpsc::Sender<Down>) -> Registered {
+        self.inner().sidecars.insert(sidecar.clone(), (connection, down));
+        Registered { logs: self.clone(), sidecar, connection }
+    }
+
+    /// Asks a sidecar for an attempt's output.
+    ///
+    /// # Errors
+    /// `SIDECAR_UNREACHABLE` when it has no session or does not read it.
+    pub fn ask(&self, sidecar: SidecarKey, token: AttemptId, follow: bool, stream: u32) -> Result<LogPipe, Status> {
+        let unreachable = || {
+            let text = format!("sidecar {} is not connected", sidecar.1);
+            Reason::SidecarUnreachable.retry_after(text, std::time::Duration::from_secs(5))
+        };
+        let down = self.inner().sidecars.get(&sidecar).map(|(_, down)| down.clone()).ok_or_else(unreachable)?;
+        let request_id = request_id();
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        let ask = pb::TailLogs {
+            request_id: request_id.clone(),
+            attempt: Some(pb::AttemptRef {
+                task_id: bytes::Bytes::copy_from_slice(&token.task.0),
+                attempt: token.attempt.0,
+            }),
+            follow,
+            stream,
+        };
+        let message = pb::ControlMessage { kind: Some(pb::control_message::Kind::TailLogs(ask)) };
+        self.inner().pipes.insert(request_id.clone(), sender);
+        let pipe = LogPipe { logs: self.clone(), request_id, chunks };
+        down.try_send(Down::Raw(Box::new(message))).map_err(|_| unreachable())?;
+        Ok(pipe)
+    }
+
+    /// Takes a sidecar's output in, as fast as the client reads.
+    pub(super) async fn push(&self, mut inbound: Streaming<pb::PushLogsRequest>) -> Result<(), Status> {
+        let mut pipe: Option<mpsc::Sender<pb::PushLogsRequest>> = None;
+        while let Some(chunk) = inbound.message().await? {
+            let pipe = match &pipe {
+                Some(pipe) => pipe,
+                None => {
+                    let found = self.inner().pipes.remove(&chunk.request_id);
+                    pipe.insert(found.ok_or_else(|| invalid("request_id", "nobody asked for this, or has gone"))?)
+                }
+            };
+            if pipe.send(chunk).await.is_err() {
+                return Err(Status::cancelled("the reader has gone"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "names a request; nothing is decided by it")]
+fn request_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+impl LogPipe {
+    /// The next chunk; none at the end, or when the sidecar's push broke off.
+    pub async fn next(&mut self) -> Option<pb::PushLogsRequest> {
+        self.chunks.recv().await
+    }
+}
+
+impl Drop for LogPipe {
+    fn drop(&mut self) {
+        self.logs.inner().pipes.remove(&self.request_id);
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut inner = self.logs.inner();
+        if inner.sidecars.get(&self.sidecar).is_some_and(|(connection, _)| *connection == self.connection) {
+            inner.sidecars.remove(&self.sidecar);
+        }
+    }
+}

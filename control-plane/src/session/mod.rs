@@ -1,0 +1,137 @@
+//! The edge of a sidecar's session: frames in, frames out. What they mean is the leader's business.
+//!
+//! Reading never waits for the session's own writing, so a sidecar that reads slowly can't keep
+//! what it says from being heard; one that reads too slowly is cut by the driver.
+
+mod incoming;
+mod logs;
+mod outgoing;
+
+pub use logs::{LogPipe, Logs};
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use hive_core::id::LeaderEpoch;
+use hive_core::leader::{Connection, FromSidecar};
+use hive_proto::sidecar_v1 as pb;
+use hive_proto::sidecar_v1::sidecar_service_server::SidecarService;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::api::error::Reason;
+use crate::driver::{Down, Handle};
+use crate::store::Store;
+use crate::tasks::{TaskKind, Tasks};
+
+/// Frames that may wait for a sidecar to read them; then it is cut.
+const DOWN: usize = 256;
+
+/// `hive.sidecar.v1.SidecarService`.
+pub struct Sidecars<S> {
+    handle: Handle,
+    store: Arc<S>,
+    logs: Logs,
+    tasks: Tasks,
+    hello: Duration,
+    limits: crate::api::check::Limits,
+}
+
+impl<S: Store> Sidecars<S> {
+    /// Ends sessions when `tasks` stop.
+    #[must_use]
+    pub fn new(
+        handle: Handle,
+        store: Arc<S>,
+        logs: Logs,
+        tasks: Tasks,
+        hello: Duration,
+        limits: crate::api::check::Limits,
+    ) -> Self {
+        Self { handle, store, logs, tasks, hello, limits }
+    }
+}
+
+type Frames = Pin<Box<dyn Stream<Item = Result<pb::SessionResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<S: Store> SidecarService for Sidecars<S> {
+    type SessionStream = Frames;
+
+    async fn session(&self, request: Request<Streaming<pb::SessionRequest>>) -> Result<Response<Frames>, Status> {
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(self.hello, inbound.message())
+            .await
+            .map_err(|_| Reason::Deadline.status("no hello in time"))??
+            .ok_or_else(|| crate::api::error::invalid("messages", "the stream ended before its hello"))?;
+        let messages = self.read(first)?;
+        let [FromSidecar::Hello(hello)] = &messages.1[..] else {
+            return Err(crate::api::error::invalid("messages", "the first frame must hold a hello and nothing else"));
+        };
+        let sidecar = (hello.namespace.clone(), hello.sidecar.clone());
+        let connection = self.handle.connection();
+        let (down, from_driver) = mpsc::channel(DOWN);
+        let stopping = || Reason::ShuttingDown.status("the server is stopping");
+        self.handle.attach(connection, down.clone()).await.map_err(|_| stopping())?;
+        self.handle.frame(connection, messages.0, messages.1).await.map_err(|_| stopping())?;
+        let namespace = sidecar.0.clone();
+        let registered = self.logs.register(sidecar, connection, down.clone());
+        let reader = Reader { handle: self.handle.clone(), limits: self.limits.clone(), connection, down };
+        let stop = self.tasks.stopping();
+        self.tasks.spawn(TaskKind::Session, async move {
+            let ended = stop.run_until_cancelled(reader.read_on(inbound)).await;
+            drop(registered);
+            if let Some(Some(status)) = ended {
+                // A full queue is cut by the driver anyway.
+                let _full = reader.down.try_send(Down::Broken(Box::new(status.clone())));
+                tracing::warn!(code = ?status.code(), error = status.message(), "a sidecar spoke nonsense; its session ends");
+            }
+            reader.handle.hang_up(connection).await;
+            Ok(())
+        });
+        let out = outgoing::frames(namespace, from_driver, Arc::clone(&self.store), self.tasks.stopping());
+        Ok(Response::new(Box::pin(out)))
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<pb::PushLogsRequest>>,
+    ) -> Result<Response<pb::PushLogsResponse>, Status> {
+        self.logs.push(request.into_inner()).await?;
+        Ok(Response::new(pb::PushLogsResponse {}))
+    }
+}
+
+impl<S> Sidecars<S> {
+    fn read(&self, frame: pb::SessionRequest) -> Result<(LeaderEpoch, Vec<FromSidecar>), Status> {
+        incoming::frame(frame, &self.limits)
+    }
+}
+
+struct Reader {
+    handle: Handle,
+    limits: crate::api::check::Limits,
+    connection: Connection,
+    down: mpsc::Sender<Down>,
+}
+
+impl Reader {
+    /// Reads until the stream ends; returns why, if it was our decision.
+    async fn read_on(&self, mut inbound: Streaming<pb::SessionRequest>) -> Option<Status> {
+        loop {
+            let frame = match inbound.message().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) | Err(_) => return None,
+            };
+            let (leader, messages) = match incoming::frame(frame, &self.limits) {
+                Ok(read) => read,
+                Err(status) => return Some(status),
+            };
+            if self.handle.frame(self.connection, leader, messages).await.is_err() {
+                return None;
+            }
+        }
+    }
+}

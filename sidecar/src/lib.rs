@@ -1,0 +1,119 @@
+//! The sidecar: speaks to the control plane for the agents beside it and owns their processes.
+//!
+//! [`session`] decides, [`driver`] carries out, [`journal`] remembers, [`upstream`] talks, [`runtime`]
+//! runs. [`main`] is the program, [`run`] all of it but the command line.
+
+pub mod attempt;
+mod cli;
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod journal;
+pub mod local;
+pub mod output;
+pub mod runtime;
+pub mod session;
+pub mod shim;
+pub mod tasks;
+pub mod upstream;
+
+use std::process::ExitCode;
+
+use tokio::sync::mpsc;
+
+use attempt::AttemptKey;
+use config::{AgentConfig, SidecarConfig};
+use driver::{Parts, Runtimes};
+use journal::{Journal, Limits};
+use runtime::{Dirs, RuntimeCommand, RuntimeEvent};
+use session::{ExitReason, Session, Settings};
+use tasks::Tasks;
+use upstream::{Connect, Tcp};
+
+/// The sidecar could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal cannot be used.
+    #[error("cannot open the journal")]
+    Journal(#[from] journal::Error),
+    /// The control plane's URL is not one.
+    #[error("cannot use {server} as the control plane's address")]
+    Server {
+        /// As configured.
+        server: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// The state or socket folder cannot be named.
+    #[error("cannot make the state and socket folders absolute")]
+    Folder(#[source] std::io::Error),
+    /// No random numbers.
+    #[error("cannot read random numbers")]
+    Random(#[source] std::io::Error),
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// A part is gone.
+    #[error("the sidecar cannot go on")]
+    Driver(#[from] driver::Error),
+}
+
+/// Runs the sidecar until it ends. Each message of `shutdown` asks it to stop, the second one hard.
+///
+/// # Errors
+/// It could not start, or could not go on.
+pub async fn run(config: SidecarConfig, shutdown: mpsc::Receiver<()>) -> Result<ExitReason, Error> {
+    let absolute = |path: &std::path::Path| std::path::absolute(path).map_err(Error::Folder);
+    let dirs = Dirs::new(absolute(&config.state_dir)?, absolute(&config.socket_dir)?);
+    run_with(config, Tcp, Real(dirs), Limits::default(), shutdown).await
+}
+
+/// As [`run`], over a network, runtimes and journal limits of the caller's choice.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<C: Connect, R: Runtimes>(
+    config: SidecarConfig,
+    connect: C,
+    runtimes: R,
+    limits: Limits,
+    shutdown: mpsc::Receiver<()>,
+) -> Result<ExitReason, Error> {
+    let endpoint = upstream::endpoint(&config.server);
+    let endpoint = endpoint.map_err(|source| Error::Server { server: config.server.clone(), source })?;
+    let journal = Journal::open(&config.state_dir, limits)?;
+    let rng = Box::new(clock::rng().map_err(Error::Random)?);
+    let session = Session::new(Settings::new(&config));
+    tracing::info!(
+        id = config.id,
+        namespace = config.namespace,
+        server = config.server,
+        agents = config.agents.len(),
+        unfinished = journal.1.attempts.len(),
+        "the sidecar starts"
+    );
+    let (agents, state_dir, tasks) = (config.agents, config.state_dir, Tasks::new());
+    let parts = Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, rng, tasks };
+    Ok(driver::run(parts, shutdown).await?)
+}
+
+/// Programs and sockets of this machine.
+struct Real(Dirs);
+
+impl Runtimes for Real {
+    fn spawn(
+        &self,
+        agent: &AgentConfig,
+        adopt: Vec<AttemptKey>,
+        events: mpsc::Sender<RuntimeEvent>,
+        tasks: &Tasks,
+    ) -> mpsc::Sender<RuntimeCommand> {
+        runtime::spawn(agent.clone(), self.0.clone(), adopt, events, tasks)
+    }
+}
+
+/// Runs the program: the sidecar, or the shim it starts itself as.
+#[must_use]
+pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "shim") { shim::main() } else { cli::main() }
+}

@@ -1,0 +1,5 @@
+//! `hive-sidecar`: see the library.
+
+fn main() -> std::process::ExitCode {
+    hive_sidecar::main()
+}

@@ -1,0 +1,125 @@
+//! The inventory, level-triggered: nothing else is needed to resume.
+
+use hive_proto::sidecar_v1::{
+    AgentCredit, FinishedAttempt, Hello, HostedAgent, RunningAttempt, SessionEpoch, SessionRequest, SidecarMessage,
+    Verdict, Welcome, sidecar_message::Kind,
+};
+use hive_proto::v1::DesiredState;
+
+use super::attempt::{Phase, StopCause};
+use super::link::Link;
+use super::record::Entry;
+use super::types::{Connection, Output, key_of};
+use super::{Agent, Rng, Session, wire};
+use std::time::Duration;
+
+impl Session {
+    pub(super) fn hello(&mut self, connection: Connection) -> SidecarMessage {
+        let mut hosted = Vec::new();
+        for agent in self.agents.values_mut() {
+            agent.told = None;
+        }
+        for credit in self.room() {
+            let Some(agent) = self.agents.get_mut(&credit.agent_id) else { continue };
+            agent.told = Some((credit.free_slots, credit.ready));
+            let AgentCredit { agent_id, free_slots, ready } = credit;
+            hosted.push(HostedAgent { agent_id, spec: Some(agent.spec.clone()), free_slots, ready });
+        }
+        let (running, finished) = self.inventory();
+        wire::message(Kind::Hello(Hello {
+            namespace: self.settings.namespace.clone(),
+            sidecar_id: self.settings.sidecar_id.clone(),
+            boot_id: self.boot_id.to_vec().into(),
+            generation: self.generation,
+            connection: connection.0,
+            agents: hosted,
+            running,
+            finished,
+            version: self.settings.version.clone(),
+            capability_flags: Vec::new(),
+        }))
+    }
+
+    /// What runs or may yet run, and what has ended and is kept.
+    pub(super) fn inventory(&self) -> (Vec<RunningAttempt>, Vec<FinishedAttempt>) {
+        let (mut running, mut finished) = (Vec::new(), Vec::new());
+        for (&key, attempt) in &self.attempts {
+            let (reference, agent_id) = (Some(key.into()), attempt.assigned.agent.clone());
+            let start_time = match &attempt.phase {
+                Phase::Finished { .. } => {
+                    finished.push(FinishedAttempt { attempt: reference, agent_id });
+                    continue;
+                }
+                Phase::Running { started_ms } => Some(wire::timestamp(*started_ms)),
+                _ => None,
+            };
+            let input_number = attempt.question_number();
+            running.push(RunningAttempt { attempt: reference, agent_id, start_time, input_number });
+        }
+        (running, finished)
+    }
+
+    /// Room of every agent declared. A removed one is declared only while something of it runs.
+    pub(super) fn room(&self) -> Vec<AgentCredit> {
+        let declared = |id: &str, agent: &Agent| agent.desired != DesiredState::Removed || self.occupied(id) > 0;
+        let room = self.agents.iter().filter(|(id, agent)| declared(id, agent));
+        room.map(|(id, agent)| self.credit(id, agent)).collect()
+    }
+
+    fn credit(&self, id: &str, agent: &Agent) -> AgentCredit {
+        let takes = self.stopping.is_none() && self.disk.ill_until.is_none();
+        let free_slots = if takes { agent.spec.slots.saturating_sub(self.occupied(id)) } else { 0 };
+        let ready = agent.ready && self.stopping.is_none();
+        AgentCredit { agent_id: id.to_owned(), free_slots, ready }
+    }
+
+    pub(super) fn welcomed(&mut self, connection: Connection, welcome: Welcome, rng: Rng<'_>, out: &mut Vec<Output>) {
+        let Link::Greeting { said_at, .. } = self.link else { return self.nonsense("a welcome nobody asked for") };
+        if welcome.connection != connection.0 || welcome.generation == 0 {
+            self.nonsense("a welcome for another session; starting over on a new stream");
+            return self.hang_up(rng, out);
+        }
+        self.stats.welcomes += 1;
+        self.link = Link::Open(connection);
+        if welcome.generation != self.generation {
+            self.generation = welcome.generation;
+            self.append(vec![Entry::Generation(self.generation)], Vec::new(), out);
+        }
+        tracing::info!(generation = self.generation, connection = connection.0, leader = ?self.leader, "welcomed");
+        self.set_pace(&welcome, said_at);
+        self.tell_all_again();
+        for verdict in welcome.verdicts {
+            let stop = verdict.verdict() == Verdict::Stop;
+            let Some(key) = key_of(verdict.attempt.as_ref()) else { continue };
+            if let Some(release) = verdict.release.as_ref().filter(|_| stop) {
+                self.release(key, release, out);
+            } else if let Some(attempt) = self.attempts.get(&key).filter(|_| stop) {
+                let grace = Duration::from_millis(attempt.assigned.grace_ms);
+                self.stop_attempt(key, StopCause::Cancelled, grace, out);
+            }
+        }
+        for drain in welcome.agents {
+            self.drain(drain, out);
+        }
+    }
+
+    /// What an earlier stream may have lost.
+    fn tell_all_again(&mut self) {
+        for attempt in self.attempts.values_mut() {
+            match &mut attempt.phase {
+                Phase::Finished { due_ms, wait_ms, .. } => (*due_ms, *wait_ms) = (self.now.mono_ms, 0),
+                Phase::Running { .. } => attempt.tell_started = true,
+                _ => {}
+            }
+            if let Some(question) = &mut attempt.question {
+                question.told = false;
+            }
+        }
+    }
+
+    pub(super) fn send(&self, connection: Connection, messages: Vec<SidecarMessage>, out: &mut Vec<Output>) {
+        let session = Some(SessionEpoch { generation: self.generation, connection: connection.0 });
+        let request = SessionRequest { session, leader: Some(self.leader.to_wire()), messages };
+        out.push(Output::Send(connection, request));
+    }
+}
