@@ -13,5 +13,6 @@ mod watch;
 
 pub use agents::Agents;
 pub use cluster::{Cluster, Identity};
+pub(crate) use convert::{AGENT_PHASES, phase, phase_name};
 pub use tasks::Tasks as TaskApi;
 pub use watch::Watches;

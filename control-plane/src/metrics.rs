@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use ::metrics::{counter, gauge, histogram};
+use hive_core::leader::Stats;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// How often gauges of the process are read and old samples are folded.
@@ -92,15 +93,23 @@ const METRICS: &[Definition] = {
             "Commands decided.",
         ),
         metric("hive_store_commit_seconds", Histogram(SECONDS), &[], "Time of one commit, with its fsync."),
-        metric("hive_store_batch_commands", Histogram(SIZES), &[], "Commands that shared one commit."),
+        metric("hive_store_batch_records", Histogram(SIZES), &[], "Records written by one commit."),
         metric("hive_store_errors_total", Counter, &[], "Commits that failed or whose outcome was unknown."),
         metric("hive_submit_to_start_seconds", Histogram(WAITS), &[], "Time from accepting a task to its first start."),
         metric("hive_sessions", Gauge, &[], "Sidecars connected."),
-        metric("hive_heartbeats_missed_total", Counter, &[], "Beats that did not come in time."),
+        metric("hive_agents_suspected_total", Counter, &[], "Times an agent became SUSPECT."),
+        metric("hive_agents_lost_total", Counter, &[], "Times an agent became LOST."),
+        metric("hive_tasks_assigned_total", Counter, &[], "Tasks given to agents."),
+        metric(
+            "hive_assignments_reoffered_total",
+            Counter,
+            &[],
+            "Assignments offered again because their sidecar did not show them.",
+        ),
         metric(
             "hive_results_refused_total",
             Counter,
-            &[("reason", "`superseded`, `gone`, `stale_session`, `invalid`")],
+            &[("reason", "`superseded`, `gone`, `committed` (a repeat), `not_host`")],
             "Results of an attempt that was not current.",
         ),
         metric("hive_watch_clients", Gauge, &[], "Watches open."),
@@ -158,7 +167,14 @@ fn describe() {
     }
     gauge!("hive_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // What has not happened yet is zero, not absent.
-    for name in ["hive_heartbeats_missed_total", "hive_watch_dropped_total", "hive_store_errors_total"] {
+    for name in [
+        "hive_agents_suspected_total",
+        "hive_agents_lost_total",
+        "hive_tasks_assigned_total",
+        "hive_assignments_reoffered_total",
+        "hive_watch_dropped_total",
+        "hive_store_errors_total",
+    ] {
         counter!(name).absolute(0);
     }
     gauge!("hive_sessions").set(0.0);
@@ -253,9 +269,9 @@ pub fn command(kind: &'static str, outcome: &'static str) {
 }
 
 /// A commit of some commands took a time.
-pub fn store_committed(commands: u64, took: Duration) {
+pub fn store_committed(records: u64, took: Duration) {
     histogram!("hive_store_commit_seconds").record(took);
-    histogram!("hive_store_batch_commands").record(sample(commands));
+    histogram!("hive_store_batch_records").record(sample(records));
 }
 
 /// A commit failed, or nobody knows.
@@ -273,12 +289,15 @@ pub fn sessions(count: u64) {
     gauge!("hive_sessions").set(sample(count));
 }
 
-/// A beat did not come in time.
-pub fn heartbeat_missed() {
-    counter!("hive_heartbeats_missed_total").increment(1);
+/// What the leader has counted since it was last asked.
+pub fn leader_counts(now: Stats, before: Stats) {
+    counter!("hive_agents_suspected_total").increment(now.suspected - before.suspected);
+    counter!("hive_agents_lost_total").increment(now.agents_lost - before.agents_lost);
+    counter!("hive_tasks_assigned_total").increment(now.assigned - before.assigned);
+    counter!("hive_assignments_reoffered_total").increment(now.reoffers - before.reoffers);
 }
 
-/// A result was refused; `reason` is `superseded`, `gone`, `stale_session` or `invalid`.
+/// A result was refused; `reason` is `superseded`, `gone`, `committed` or `not_host`.
 pub fn result_refused(reason: &'static str) {
     counter!("hive_results_refused_total", "reason" => reason).increment(1);
 }
@@ -341,7 +360,7 @@ mod tests {
         store_failed();
         started_after(Duration::from_secs(1));
         sessions(1);
-        heartbeat_missed();
+        leader_counts(Stats::default(), Stats::default());
         result_refused("gone");
         watches(1);
         watch_dropped();

@@ -11,7 +11,7 @@ pub use calls::Deadline;
 pub use health::{Health, Readiness};
 pub use routes::Routes;
 
-pub(crate) use calls::Calls;
+pub(crate) use calls::{Calls, fault_of_request};
 
 use tokio_util::sync::CancellationToken;
 use tonic::transport;

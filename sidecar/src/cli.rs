@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
+use crate::clock;
 use crate::config::{self, Flags, SidecarConfig};
 use crate::session::ExitReason;
 use crate::tasks;
@@ -82,34 +83,43 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Two requests closer than this are one: a terminal's Ctrl-C reaches a supervisor and its children
+/// alike, and the supervisor passes it on.
+const ONE_REQUEST_MS: u64 = 500;
+
 async fn serve(config: SidecarConfig) -> Result<ExitReason, crate::Error> {
     let (stop, stopped) = mpsc::channel(4);
     let mut terminate = signal(SignalKind::terminate()).map_err(crate::Error::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(crate::Error::Signals)?;
+    let (input_ended, mut end_of_input) = mpsc::channel(1);
     if config.stop_on_stdin_eof {
-        let stop = stop.clone();
-        tasks::thread("stdin", move || {
+        let watch = move || {
             let mut buffer = [0; 256];
             while std::io::stdin().read(&mut buffer).is_ok_and(|read| read > 0) {}
-            tracing::info!("standard input ended");
-            let _gone = stop.blocking_send(());
-        })
-        .map_err(crate::Error::Signals)?;
+            let _gone = input_ended.blocking_send(());
+        };
+        tasks::thread("stdin", watch).map_err(crate::Error::Signals)?;
     }
-    let signals = async move {
+    let requests = async move {
+        let mut last: Option<u64> = None;
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if stop.send(()).await.is_err() {
+            // The end of the input never makes a stop a hard one: it happens once, for good.
+            let escalates = tokio::select! {
+                _ = terminate.recv() => true,
+                _ = interrupt.recv() => true,
+                Some(()) = end_of_input.recv() => false,
+            };
+            let now = clock::boot_ms();
+            let again = last.is_some_and(|last| !escalates || now < last + ONE_REQUEST_MS);
+            if !again && stop.send(()).await.is_err() {
                 std::future::pending::<()>().await;
             }
+            last = last.or(Some(now));
         }
     };
     tokio::select! {
         outcome = crate::run(config, stopped) => outcome,
-        () = signals => Ok(ExitReason::Stopped),
+        () = requests => Ok(ExitReason::Stopped),
     }
 }
 

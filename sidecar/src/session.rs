@@ -9,7 +9,7 @@
 //! * a frame of a leader epoch below one seen is dropped whole;
 //! * free slots are told absolute, together with the number of the last assignment taken in.
 //!
-//! Every step ends in [`Session::reconcile`], which does whatever is due by state, not by the hint
+//! Every step ends in `reconcile`, which does whatever is due by state, not by the hint
 //! that woke it. Bytes, connections, disks and programs are left to the shell ([`crate::upstream`],
 //! [`crate::journal`], [`crate::runtime`]).
 //!

@@ -73,7 +73,7 @@ pub enum Command {
         number: u32,
         /// The answer.
         input: Delivered,
-        /// Fingerprint of the request.
+        /// Fingerprint of the request: the first half that of its id, the other that of its body.
         request: Digest,
     },
     /// An attempt ended.
@@ -123,7 +123,7 @@ pub enum Command {
         id: AgentId,
         /// Its declaration.
         spec: AgentSpec,
-        /// Fingerprint of request id and body.
+        /// Fingerprint of the request: the first half that of its id, the other that of its body.
         request: Digest,
     },
     /// Change an agent's declaration.
@@ -184,6 +184,36 @@ pub enum Command {
     },
     /// Delete a removed agent's record.
     ForgetAgent(AgentId),
+}
+
+impl Command {
+    /// A stable name, for metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Submit { .. } => "submit",
+            Command::Assign(_) => "assign",
+            Command::Cancel(_) => "cancel",
+            Command::ProvideInput { .. } => "provide_input",
+            Command::Report { .. } => "report",
+            Command::Decline { .. } => "decline",
+            Command::LoseAttempt { .. } => "lose_attempt",
+            Command::AskInput { .. } => "ask_input",
+            Command::RecordStart { .. } => "record_start",
+            Command::Expire(_) => "expire",
+            Command::RegisterAgent { .. } => "register_agent",
+            Command::UpdateAgent { .. } => "update_agent",
+            Command::DrainAgent { .. } => "drain_agent",
+            Command::RemoveAgent { .. } => "remove_agent",
+            Command::AdmitSidecar { .. } => "admit_sidecar",
+            Command::HostAgent { .. } => "host_agent",
+            Command::UnhostAgent(_) => "unhost_agent",
+            Command::LoseAgent(_) => "lose_agent",
+            Command::RaiseFloor => "raise_floor",
+            Command::Evict { .. } => "evict",
+            Command::ForgetAgent(_) => "forget_agent",
+        }
+    }
 }
 
 /// Why an attempt may be forgotten by its sidecar.

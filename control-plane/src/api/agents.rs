@@ -62,9 +62,10 @@ impl AgentService for Agents {
         let request = request.into_inner();
         let namespace = check::namespace(&request.namespace)?;
         let id = check::agent_id(&request.agent_id)?;
-        let digest = check::request_digest(&request.request_id, &request)?;
+        // Without an id the same declaration again is the same request.
+        let digest = check::request_digest(&request.request_id, &request)?.unwrap_or_else(|| check::digest(&request));
         let spec = request.spec.unwrap_or_default();
-        if spec.runtime() != v1::Runtime::Unspecified {
+        if spec.runtime != 0 {
             return Err(invalid("spec.runtime", "is declared by the agent's sidecar"));
         }
         let spec = check::agent_spec("spec", spec, &self.limits)?;

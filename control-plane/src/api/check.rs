@@ -161,12 +161,17 @@ pub(crate) fn digest(message: &impl Message) -> Digest {
     digest
 }
 
-/// A fingerprint of a request under its id; without an id every request is another one.
-pub(super) fn request_digest(request_id: &str, message: &impl Message) -> Result<Digest, Status> {
+/// A fingerprint of a request under its id: half of it the id's, half the body's. None without an id.
+pub(super) fn request_digest(request_id: &str, message: &impl Message) -> Result<Option<Digest>, Status> {
     if request_id.len() > NAME {
         return Err(invalid("request_id", format!("must be at most {NAME} bytes long")));
     }
-    Ok(digest(message))
+    if request_id.is_empty() {
+        return Ok(None);
+    }
+    let mut digest = digest(message);
+    digest[..8].copy_from_slice(&Sha256::digest(request_id)[..8]);
+    Ok(Some(digest))
 }
 
 pub(crate) fn time(time: prost_types::Timestamp) -> Time {

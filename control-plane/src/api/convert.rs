@@ -129,7 +129,7 @@ pub(super) fn task(namespace: &Namespace, task: &TaskRecord, soft: &TaskSoft, fu
 }
 
 /// What can be said of an agent: the one place where desired state, depth and contact meet.
-pub(super) fn phase(agent: &AgentRecord, entry: &AgentEntry) -> v1::AgentPhase {
+pub(crate) fn phase(agent: &AgentRecord, entry: &AgentEntry) -> v1::AgentPhase {
     let idle = entry.slots.is_empty();
     match (agent.desired, agent.depth, entry.soft.contact) {
         (Desired::Removed, _, _) if idle => v1::AgentPhase::Gone,
@@ -180,6 +180,39 @@ pub(super) fn agent(
         contact_time: entry.soft.heard.map(time_out),
         create_time: Some(time_out(agent.created)),
         update_time: Some(time_out(agent.updated)),
+    }
+}
+
+/// Every phase an agent can be shown in.
+pub(crate) const AGENT_PHASES: [v1::AgentPhase; 11] = [
+    v1::AgentPhase::Registered,
+    v1::AgentPhase::Ready,
+    v1::AgentPhase::Starting,
+    v1::AgentPhase::Draining,
+    v1::AgentPhase::Drained,
+    v1::AgentPhase::Asleep,
+    v1::AgentPhase::FallingAsleep,
+    v1::AgentPhase::Waking,
+    v1::AgentPhase::Suspect,
+    v1::AgentPhase::Lost,
+    v1::AgentPhase::Gone,
+];
+
+/// A phase's name in metrics.
+pub(crate) fn phase_name(phase: v1::AgentPhase) -> &'static str {
+    match phase {
+        v1::AgentPhase::Unspecified => "unknown",
+        v1::AgentPhase::Registered => "registered",
+        v1::AgentPhase::Ready => "ready",
+        v1::AgentPhase::Starting => "starting",
+        v1::AgentPhase::Draining => "draining",
+        v1::AgentPhase::Drained => "drained",
+        v1::AgentPhase::Asleep => "asleep",
+        v1::AgentPhase::FallingAsleep => "falling_asleep",
+        v1::AgentPhase::Waking => "waking",
+        v1::AgentPhase::Suspect => "suspect",
+        v1::AgentPhase::Lost => "lost",
+        v1::AgentPhase::Gone => "gone",
     }
 }
 

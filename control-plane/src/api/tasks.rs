@@ -164,7 +164,7 @@ fn unexpected() -> Status {
     Reason::Internal.status("the driver gave another answer than was asked for")
 }
 
-#[expect(clippy::disallowed_methods, reason = "randomness of an id; its time is the cluster's")]
+#[expect(clippy::disallowed_methods, reason = "randomness of an id; the time of a task's is the cluster's")]
 fn fresh_id(now: hive_core::time::Time) -> TaskId {
     TaskId::new(now, uuid::Uuid::now_v7().as_u128())
 }
@@ -197,7 +197,8 @@ impl<S: Store> TaskService for Tasks<S> {
             return Err(invalid("tasks", text));
         }
         let submits = request.tasks.into_iter().map(|mut task| {
-            let mixed = !task.namespace.is_empty() && task.namespace != request.namespace;
+            let of_batch = if request.namespace.is_empty() { "default" } else { &request.namespace };
+            let mixed = !task.namespace.is_empty() && task.namespace != of_batch;
             task.namespace.clone_from(&request.namespace);
             async move {
                 if mixed {
@@ -330,7 +331,9 @@ impl<S: Store> TaskService for Tasks<S> {
         let request = request.into_inner();
         let namespace = check::namespace(&request.namespace)?;
         let id = check::task_id(&request.task_id)?;
-        let digest = check::request_digest(&request.request_id, &request)?;
+        // Without an id every answer is another one: the same words may answer the next question.
+        let digest =
+            check::request_digest(&request.request_id, &request)?.unwrap_or_else(|| fresh_id(self.handle.now()).0);
         let input = check::body("input", request.input, &self.limits)?;
         let number = request.number;
         let command = Command::ProvideInput { id, number, input, request: digest };

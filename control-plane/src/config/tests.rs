@@ -12,7 +12,7 @@ fn flags(args: &[&str]) -> Flags {
 }
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    let home = ("HOME", "/home/somebody");
+    let home = ("HOME", "/srv/somebody");
     pairs.iter().chain([&home]).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
@@ -31,7 +31,7 @@ fn defaults_hold_and_agree_with_each_other() {
     let config = load(&Sources::new(&flags(&[]), env(&[]))).expect("no faults").config;
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.ops_listen.to_string(), "127.0.0.1:7071");
-    assert_eq!(config.data.to_string_lossy(), "/home/somebody/.local/state/hive/control-plane");
+    assert_eq!(config.data.to_string_lossy(), "/srv/somebody/.local/state/hive/control-plane");
     assert_eq!(config.limits.message_bytes, ByteSize(4 << 20));
     assert_eq!(config.namespaces.iter().map(ToString::to_string).collect::<Vec<_>>(), ["default"]);
 }

@@ -1,12 +1,15 @@
 //! What watchers hear, and what metrics count.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hive_core::command::Release;
 use hive_core::id::Revision;
 use hive_core::leader::Leader;
 use hive_core::record::{Key, Record};
+use hive_core::state::Counts;
 
-use crate::metrics;
+use crate::{api, metrics};
 
 /// Something happened. Everyone hears everything and takes what concerns them.
 #[derive(Clone, Debug)]
@@ -27,12 +30,22 @@ pub enum Event {
     },
 }
 
+/// The name of a release in metrics and logs.
+pub(super) fn release_name(release: Release) -> &'static str {
+    match release {
+        Release::Committed => "committed",
+        Release::Superseded => "superseded",
+        Release::Gone => "gone",
+    }
+}
+
 /// Sets the gauges that are counted, not followed.
 pub(super) fn count(leader: &Leader) {
     metrics::sessions(leader.sessions() as u64);
     let view = leader.view();
-    let mut tasks = hive_core::state::Counts::default();
-    let mut contacts = (0, 0, 0);
+    let mut tasks = Counts::default();
+    let mut phases: BTreeMap<&'static str, u64> =
+        api::AGENT_PHASES.iter().map(|phase| (api::phase_name(*phase), 0)).collect();
     for (namespace, _) in leader.state().spaces() {
         let counts = view.counts(namespace);
         tasks.pending += counts.pending;
@@ -42,8 +55,10 @@ pub(super) fn count(leader: &Leader) {
         tasks.failed += counts.failed;
         tasks.cancelled += counts.cancelled;
         tasks.expired += counts.expired;
-        let (connected, suspect, lost) = view.contacts(namespace);
-        contacts = (contacts.0 + connected, contacts.1 + suspect, contacts.2 + lost);
+        for id in view.agents_after(namespace, None) {
+            let Some((record, entry)) = view.agent(namespace, &id) else { continue };
+            *phases.entry(api::phase_name(api::phase(&record, &entry))).or_default() += 1;
+        }
     }
     for (state, count) in [
         ("pending", tasks.pending),
@@ -56,7 +71,7 @@ pub(super) fn count(leader: &Leader) {
     ] {
         metrics::tasks(state, count);
     }
-    for (phase, count) in [("connected", contacts.0), ("suspect", contacts.1), ("lost", contacts.2)] {
-        metrics::agents(phase, u64::from(count));
+    for (phase, count) in phases {
+        metrics::agents(phase, count);
     }
 }

@@ -19,8 +19,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hive_core::command::Reply;
 use hive_core::id::{Namespace, Revision};
-use hive_core::leader::{CallError, CallId, Input, Leader, Output, StoreRefusal};
+use hive_core::leader::{Abandoned, CallError, CallId, Input, Leader, Output, Stats, StoreRefusal};
 use hive_core::settings::Settings;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -64,19 +65,21 @@ pub struct Driver<S> {
     clock: ClusterClock,
     leader: Leader,
     mailbox: mpsc::Receiver<Request>,
-    calls: HashMap<CallId, oneshot::Sender<Answer>>,
+    calls: HashMap<CallId, (&'static str, oneshot::Sender<Answer>)>,
     next_call: u64,
     edges: Edges,
     events: broadcast::Sender<Event>,
     random: Random,
     flight: Option<InFlight>,
+    /// The leader's counters as last published.
+    counted: Stats,
 }
 
 struct InFlight {
     commit: Flight,
     seq: u64,
     nonce: u64,
-    commands: u64,
+    records: u64,
     since: tokio::time::Instant,
 }
 
@@ -109,6 +112,7 @@ pub async fn prepare<S: Store>(
         events,
         random: Random(seed),
         flight: None,
+        counted: Stats::default(),
     };
     Ok((driver, handle))
 }
@@ -152,11 +156,11 @@ impl<S: Store> Driver<S> {
     fn take(&mut self, request: Request, out: &mut Vec<Output>) {
         match request {
             Request::Call { namespace, command, answer } => {
-                let call = self.call(answer);
+                let call = self.call(command.name(), answer);
                 self.step(Input::Call { call, namespace, command: *command }, out);
             }
             Request::Barrier { answer } => {
-                let call = self.call(answer);
+                let call = self.call("barrier", answer);
                 self.step(Input::Barrier(call), out);
             }
             Request::Read(read) => read(&self.leader),
@@ -171,10 +175,10 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    fn call(&mut self, answer: oneshot::Sender<Answer>) -> CallId {
+    fn call(&mut self, kind: &'static str, answer: oneshot::Sender<Answer>) -> CallId {
         self.next_call += 1;
         let call = CallId(self.next_call);
-        self.calls.insert(call, answer);
+        self.calls.insert(call, (kind, answer));
         call
     }
 
@@ -192,18 +196,18 @@ impl<S: Store> Driver<S> {
         let now = self.clock.now();
         let Some(transaction) = self.leader.take_transaction(now, out) else { return };
         let (seq, nonce) = (transaction.seq, self.random.next());
-        let commands = transaction.records.len() as u64;
+        let records = transaction.records.len() as u64;
         let store = Arc::clone(&self.store);
         let transaction = codec::transaction(transaction, nonce);
         let commit: Flight = Box::pin(async move { store.commit(transaction).await });
-        self.flight = Some(InFlight { commit, seq, nonce, commands, since: crate::clock::monotonic() });
+        self.flight = Some(InFlight { commit, seq, nonce, records, since: crate::clock::monotonic() });
     }
 
     async fn land(&mut self, result: Result<Revision, CommitError>, out: &mut Vec<Output>) -> Result<(), Error> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
         match result {
             Ok(_) => {
-                metrics::store_committed(flight.commands, flight.since.elapsed_by_clock());
+                metrics::store_committed(flight.records, flight.since.elapsed_by_clock());
                 self.step(Input::Committed, out);
             }
             Err(CommitError::Refused(reason)) => {
@@ -227,7 +231,7 @@ impl<S: Store> Driver<S> {
         let landed = loaded.seq == seq && loaded.nonce == nonce;
         self.clock.raise(loaded.time);
         let leader = store::lead(loaded, &self.settings, &self.namespaces, self.clock.now())?;
-        let (decided, waiting) = std::mem::replace(&mut self.leader, leader).abandon();
+        let Abandoned { decided, waiting } = std::mem::replace(&mut self.leader, leader).abandon();
         let revision = self.leader.revision();
         let refused = || Err(CallError::Refused(StoreRefusal::Unavailable));
         for (call, result) in decided {
@@ -235,6 +239,8 @@ impl<S: Store> Driver<S> {
             out.push(Output::Reply { call, result, revision });
         }
         out.extend(waiting.into_iter().map(|call| Output::Reply { call, result: refused(), revision }));
+        // A new leader counts from zero.
+        self.counted = Stats::default();
         tracing::warn!(landed, epoch = %self.leader.epoch(), "the store is open again");
         self.edges.resync();
         Ok(())
@@ -244,7 +250,8 @@ impl<S: Store> Driver<S> {
         for output in out.drain(..) {
             match output {
                 Output::Reply { call, result, revision } => {
-                    if let Some(answer) = self.calls.remove(&call) {
+                    if let Some((kind, answer)) = self.calls.remove(&call) {
+                        metrics::command(kind, outcome(&result));
                         // A caller that has gone does not wait for its answer.
                         let _gone = answer.send((result.map_err(Refusal::from), revision));
                     }
@@ -256,6 +263,13 @@ impl<S: Store> Driver<S> {
                         let _none_left = self.events.send(Event::Committed { revision, changes: changes.into() });
                     }
                 }
+                Output::ResultRefused { token, release } => {
+                    let reason = release.map_or("not_host", events::release_name);
+                    metrics::result_refused(reason);
+                    let (task, attempt) = (token.task, token.attempt);
+                    tracing::info!(%task, %attempt, reason, "a result was refused: its attempt is not current");
+                }
+                Output::Started { waited } => metrics::started_after(waited),
                 Output::Touched(key) => {
                     if self.events.receiver_count() > 0 {
                         let revision = self.leader.revision();
@@ -271,8 +285,18 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
         events::count(&self.leader);
+        let stats = self.leader.stats();
+        metrics::leader_counts(stats, std::mem::replace(&mut self.counted, stats));
+    }
+}
+
+fn outcome(result: &Result<Reply, CallError>) -> &'static str {
+    match result {
+        Ok(_) => "done",
+        Err(CallError::Rejected(_)) => "rejected",
+        Err(CallError::Refused(_)) => "rolled_back",
     }
 }
 

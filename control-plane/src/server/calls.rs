@@ -121,23 +121,36 @@ fn explain(headers: &mut HeaderMap) {
     if !status.details().is_empty() {
         return;
     }
-    let reason = match status.code() {
-        // tonic's codes for a message beyond the limit, and for one that does not decode.
-        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
-        Code::Internal if of_the_request(status.message()) => Reason::MessageMalformed,
-        Code::Unimplemented => Reason::MethodUnknown,
-        Code::Internal | Code::Unknown => Reason::Internal,
+    let refusal = match (fault_of_request(&status), status.code()) {
+        (Some(refusal), _) => refusal,
+        (None, Code::Unimplemented) => named(Reason::MethodUnknown, &status),
+        (None, Code::Internal | Code::Unknown) => Reason::Internal.status("internal error"),
         _ => return,
     };
-    let message = if reason == Reason::Internal { "internal error" } else { status.message() };
-    let refusal = reason.status(if message.is_empty() { reason.means() } else { message });
     // Texts come from `status`, which keeps them to what a header can hold.
     let _ = refusal.add_header(headers);
 }
 
+/// The refusal of a message that the framework could not read, by its reason; none if its status
+/// says something else, such as a broken stream.
+pub(crate) fn fault_of_request(status: &Status) -> Option<Status> {
+    match status.code() {
+        // tonic's codes for a message beyond the limit, and for one that does not decode.
+        Code::OutOfRange | Code::ResourceExhausted => Some(named(Reason::MessageTooLarge, status)),
+        Code::Internal if of_the_request(status.message()) => Some(named(Reason::MessageMalformed, status)),
+        _ => None,
+    }
+}
+
+fn named(reason: Reason, status: &Status) -> Status {
+    reason.status(if status.message().is_empty() { reason.means() } else { status.message() })
+}
+
 /// tonic calls a request that it cannot read INTERNAL; the fault is the caller's.
 fn of_the_request(message: &str) -> bool {
-    ["decode", "Missing request message", "protocol error", "Unexpected EOF"].iter().any(|sign| message.contains(sign))
+    ["decode", "Missing request message", "protocol error: received", "Unexpected EOF"]
+        .iter()
+        .any(|sign| message.contains(sign))
 }
 
 /// The specification's `TimeoutValue TimeoutUnit`; anything else counts as absent.

@@ -23,7 +23,7 @@ type SidecarKey = (Namespace, SidecarId);
 
 #[derive(Default)]
 struct Inner {
-    sidecars: BTreeMap<SidecarKey, (Connection, mpsc::Sender<Down>)>,
+    sidecars: BTreeMap<SidecarKey, (Connection, mpsc::WeakSender<Down>)>,
     pipes: BTreeMap<String, mpsc::Sender<pb::PushLogsRequest>>,
 }
 
@@ -51,7 +51,12 @@ impl Logs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn register(&self, sidecar: SidecarKey, connection: Connection, down: mpsc::Sender<Down>) -> Registered {
+    pub(super) fn register(
+        &self,
+        sidecar: SidecarKey,
+        connection: Connection,
+        down: mpsc::WeakSender<Down>,
+    ) -> Registered {
         self.inner().sidecars.insert(sidecar.clone(), (connection, down));
         Registered { logs: self.clone(), sidecar, connection }
     }
@@ -65,7 +70,7 @@ impl Logs {
             let text = format!("sidecar {} is not connected", sidecar.1);
             Reason::SidecarUnreachable.retry_after(text, std::time::Duration::from_secs(5))
         };
-        let down = self.inner().sidecars.get(&sidecar).map(|(_, down)| down.clone()).ok_or_else(unreachable)?;
+        let down = self.inner().sidecars.get(&sidecar).and_then(|(_, down)| down.upgrade()).ok_or_else(unreachable)?;
         let request_id = request_id();
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let ask = pb::TailLogs {
@@ -95,6 +100,10 @@ impl Logs {
                     pipe.insert(found.ok_or_else(|| invalid("request_id", "nobody asked for this, or has gone"))?)
                 }
             };
+            // The first message only names the request.
+            if chunk.data.is_empty() && !chunk.not_found && !chunk.truncated {
+                continue;
+            }
             if pipe.send(chunk).await.is_err() {
                 return Err(Status::cancelled("the reader has gone"));
             }

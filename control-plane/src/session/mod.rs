@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use hive_core::id::LeaderEpoch;
-use hive_core::leader::{Connection, FromSidecar};
+use hive_core::leader::{CloseCause, Connection, FromSidecar};
 use hive_proto::sidecar_v1 as pb;
 use hive_proto::sidecar_v1::sidecar_service_server::SidecarService;
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::error::Reason;
 use crate::driver::{Down, Handle};
+use crate::server;
 use crate::store::Store;
 use crate::tasks::{TaskKind, Tasks};
 
@@ -77,16 +78,25 @@ impl<S: Store> SidecarService for Sidecars<S> {
         self.handle.attach(connection, down.clone()).await.map_err(|_| stopping())?;
         self.handle.frame(connection, messages.0, messages.1).await.map_err(|_| stopping())?;
         let namespace = sidecar.0.clone();
-        let registered = self.logs.register(sidecar, connection, down.clone());
+        // Weak, so that the driver's cutting of a slow reader ends its stream.
+        let registered = self.logs.register(sidecar, connection, down.downgrade());
+        let down = down.downgrade();
         let reader = Reader { handle: self.handle.clone(), limits: self.limits.clone(), connection, down };
         let stop = self.tasks.stopping();
         self.tasks.spawn(TaskKind::Session, async move {
             let ended = stop.run_until_cancelled(reader.read_on(inbound)).await;
             drop(registered);
-            if let Some(Some(status)) = ended {
+            let last = match ended {
+                Some(End::Nonsense(status)) => {
+                    tracing::warn!(code = ?status.code(), error = status.message(), "a sidecar spoke nonsense; its session ends");
+                    Some(Down::Broken(Box::new(status)))
+                }
+                Some(End::Finished) => Some(Down::Close(CloseCause::Goodbye)),
+                Some(End::Gone) | None => None,
+            };
+            if let (Some(last), Some(down)) = (last, reader.down.upgrade()) {
                 // A full queue is cut by the driver anyway.
-                let _full = reader.down.try_send(Down::Broken(Box::new(status.clone())));
-                tracing::warn!(code = ?status.code(), error = status.message(), "a sidecar spoke nonsense; its session ends");
+                let _full = down.try_send(last);
             }
             reader.handle.hang_up(connection).await;
             Ok(())
@@ -114,23 +124,34 @@ struct Reader {
     handle: Handle,
     limits: crate::api::check::Limits,
     connection: Connection,
-    down: mpsc::Sender<Down>,
+    down: mpsc::WeakSender<Down>,
+}
+
+/// How a sidecar's half of its stream came to an end.
+enum End {
+    /// It said all it had to say.
+    Finished,
+    /// The stream broke, or the driver has cut it.
+    Gone,
+    /// It said what can't be understood.
+    Nonsense(Status),
 }
 
 impl Reader {
-    /// Reads until the stream ends; returns why, if it was our decision.
-    async fn read_on(&self, mut inbound: Streaming<pb::SessionRequest>) -> Option<Status> {
+    async fn read_on(&self, mut inbound: Streaming<pb::SessionRequest>) -> End {
         loop {
             let frame = match inbound.message().await {
                 Ok(Some(frame)) => frame,
-                Ok(None) | Err(_) => return None,
+                Ok(None) => return End::Finished,
+                Err(status) => return server::fault_of_request(&status).map_or(End::Gone, End::Nonsense),
             };
             let (leader, messages) = match incoming::frame(frame, &self.limits) {
                 Ok(read) => read,
-                Err(status) => return Some(status),
+                Err(status) => return End::Nonsense(status),
             };
-            if self.handle.frame(self.connection, leader, messages).await.is_err() {
-                return None;
+            let cut = self.down.strong_count() == 0;
+            if cut || self.handle.frame(self.connection, leader, messages).await.is_err() {
+                return End::Gone;
             }
         }
     }

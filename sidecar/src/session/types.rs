@@ -62,7 +62,7 @@ pub enum ExitReason {
 }
 
 /// What happened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Input {
     /// First of all: what the journal holds, and the host's boot id.
     Start {
@@ -92,7 +92,7 @@ pub enum Input {
 }
 
 /// What to do, in order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Output {
     /// Append these entries together, then answer `Journaled` or `JournalFailed`.
     Journal(JournalSeq, Vec<Entry>),

@@ -190,12 +190,12 @@ impl Leader {
         }
     }
 
-    pub(super) fn tell_welcome(&mut self, connection: Connection, welcome: Box<Welcome>, out: &mut Vec<Output>) {
+    pub(super) fn tell_welcome(&mut self, connection: Connection, welcome: Welcome, out: &mut Vec<Output>) {
         let revision = self.revision();
         let Some(session) = self.hosts.session_mut(connection) else { return };
         session.open = true;
         let attempts = session.hello.take().map(|hello| hello.attempts).unwrap_or_default();
-        let welcome = Box::new(Welcome { revision, ..*welcome });
+        let welcome = Box::new(Welcome { revision, ..welcome });
         out.push(Output::Send { connection, message: ToSidecar::Welcome(welcome) });
         self.reconcile(connection, &attempts, None, out);
     }

@@ -24,7 +24,7 @@ pub use view::{TaskSoft, View};
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::command::{Command, Context, Effect, Reply};
+use crate::command::{Command, Context, Effect, Release, Reply};
 use crate::id::{AgentId, AttemptId, LeaderEpoch, Namespace, Revision, SidecarId};
 use crate::record::{Key, Record};
 use crate::rejection::Rejection;
@@ -138,6 +138,18 @@ pub enum Output {
     },
     /// Something softly known changed: for watchers.
     Touched(Key),
+    /// A result was not taken: its attempt is over, or is not this sidecar's. For metrics and the log.
+    ResultRefused {
+        /// Which.
+        token: AttemptId,
+        /// Why; none if the attempt is current but not this sidecar's.
+        release: Option<Release>,
+    },
+    /// A task's first attempt said it started, so long after the task was accepted: for metrics.
+    Started {
+        /// From acceptance to start.
+        waited: std::time::Duration,
+    },
 }
 
 /// One thing to decide, in the order it came.
@@ -151,6 +163,15 @@ enum Work {
     Welcome { connection: Connection },
     Reap { namespace: Namespace, agent: AgentId },
     Evict { namespace: Namespace, rounds: u32 },
+}
+
+/// The calls of a leader that gave up.
+#[derive(Debug, Default)]
+pub struct Abandoned {
+    /// Carried out if the transaction in flight landed.
+    pub decided: Vec<(CallId, Result<Reply, CallError>)>,
+    /// Not carried out.
+    pub waiting: Vec<CallId>,
 }
 
 /// Counters the shell turns into metrics.
@@ -374,7 +395,7 @@ impl Leader {
                 let revision = self.revision();
                 out.push(Output::Send { connection, message: ToSidecar::ResultAck { token, release, revision } });
             }
-            Parked::Welcome { connection, welcome } => self.tell_welcome(connection, welcome, out),
+            Parked::Welcome { connection, welcome } => self.tell_welcome(connection, *welcome, out),
             Parked::Close { connection, cause } => out.push(Output::Close { connection, cause }),
         }
     }
@@ -475,7 +496,7 @@ impl Leader {
 
     /// Gives up the lead: the calls that wait for the transaction in flight, and all others that
     /// wait. Whether the former were carried out is for the store to settle.
-    pub fn abandon(self) -> (Vec<(CallId, Result<Reply, CallError>)>, Vec<CallId>) {
+    pub fn abandon(self) -> Abandoned {
         let mut replies = Vec::new();
         let mut waiting = Vec::new();
         for parked in self.flying.map(|b| b.parked).unwrap_or_default() {
@@ -493,7 +514,7 @@ impl Leader {
                 waiting.push(call);
             }
         }
-        (replies, waiting)
+        Abandoned { decided: replies, waiting }
     }
 
     /// What is committed, for reading.

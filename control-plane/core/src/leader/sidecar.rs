@@ -88,7 +88,11 @@ impl Leader {
         out: &mut Vec<Output>,
     ) {
         let agent = self.speaks_for(namespace, sidecar, token);
-        self.stats.results_refused += u64::from(agent.is_none());
+        if agent.is_none() {
+            let release = self.state.space(namespace).and_then(|space| crate::rules::verdict(space, token));
+            self.stats.results_refused += 1;
+            out.push(Output::ResultRefused { token, release });
+        }
         let command = agent.map(|agent| Command::Report { token, agent, outcome });
         self.give_back(now, connection, namespace, token, command, random, out);
     }
@@ -212,6 +216,10 @@ impl Leader {
             slot.started.get_or_insert(now);
         });
         if first {
+            let task = self.state.space(namespace).and_then(|space| space.task(token.task));
+            if let Some(task) = task.filter(|task| task.attempt.0 == 1) {
+                out.push(Output::Started { waited: now.since(task.created) });
+            }
             self.starts.push_back((now, namespace.clone(), token));
             out.push(Output::Touched(Key::Task(namespace.clone(), token.task)));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Leader, Output, Work};
 use crate::command::{Command, Decision};
 use crate::id::{AgentId, AttemptId, Namespace, TaskId};
-use crate::record::{Desired, DisconnectPolicy, Key};
+use crate::record::{Desired, DisconnectPolicy, Key, Phase};
 use crate::rules;
 use crate::state::Contact;
 use crate::time::Time;
@@ -52,7 +52,7 @@ impl Leader {
                 if at > now {
                     break;
                 }
-                if now < patient_until {
+                if now < patient_until && began(space, id) < self.took_office {
                     space.snooze(id, patient_until, &settings);
                     continue;
                 }
@@ -228,6 +228,16 @@ impl Leader {
             }
             self.queue.push_back(Work::Evict { namespace, rounds: rounds - 1 });
         }
+    }
+}
+
+/// When what a task waits for began; what began under another leader gets a grace of this one.
+fn began(space: &crate::state::Space, id: TaskId) -> Time {
+    let Some(task) = space.task(id) else { return Time::ZERO };
+    match &task.phase {
+        Phase::Pending { since, .. } => *since,
+        Phase::Assigned(run) | Phase::InputRequired(run, _) => run.assigned,
+        Phase::Ended { at, .. } => *at,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::id::{AgentId, Namespace, Revision, TaskId};
 use crate::record::{AgentRecord, Key, Record, TaskRecord};
-use crate::state::{AgentEntry, Contact, Counts, Progress, State};
+use crate::state::{AgentEntry, Counts, Progress, State};
 use crate::time::Time;
 
 type Before = BTreeMap<Key, Option<Record>>;
@@ -178,22 +178,6 @@ impl<'a> View<'a> {
             }
         }
         counts
-    }
-
-    /// Agents by contact and lostness: (in contact, suspect or unknown, lost).
-    #[must_use]
-    pub fn contacts(&self, namespace: &Namespace) -> (u32, u32, u32) {
-        let mut sums = (0, 0, 0);
-        let Some(space) = self.state.space(namespace) else { return sums };
-        for (_, entry) in space.agents_after(None) {
-            match &entry.record {
-                Some(record) if record.lost => sums.2 += 1,
-                Some(_) if entry.soft.contact == Contact::Connected => sums.0 += 1,
-                Some(_) => sums.1 += 1,
-                None => {}
-            }
-        }
-        sums
     }
 
     /// Ids from here on are accepted.

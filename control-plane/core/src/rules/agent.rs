@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Rule;
+use super::{Rule, same_id};
 use crate::command::{AgentUpdate, Decision, Effect, Reply};
 use crate::id::AgentId;
 use crate::record::{AgentRecord, AgentSpec, Change, Desired, Digest, Key, Record};
@@ -62,6 +62,9 @@ impl Rule<'_> {
             },
             Some(agent) if agent.request == Some(request) => {
                 return Ok(Decision::reply(Reply::Agent(agent.clone())));
+            }
+            Some(agent) if agent.request.is_some_and(|before| same_id(&before, &request)) => {
+                return Err(Rejection::RequestIdReused);
             }
             Some(_) => return Err(Rejection::AgentExists(id)),
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Rule;
 use crate::command::{Decision, Effect, Outcome, Release, Reply, StopReason};
 use crate::id::{AgentId, AttemptId};
-use crate::record::{BlobPart, Cause, End, Failure, Phase, Record, Run, TaskRecord};
+use crate::record::{BlobPart, Cause, DisconnectPolicy, End, Failure, Phase, Record, Run, TaskRecord};
 use crate::state::Space;
 use crate::time::Time;
 
@@ -94,7 +94,7 @@ impl Rule<'_> {
         let agent = task.run().and_then(|run| self.space.agent(&run.agent));
         let evicted = agent.is_some_and(|agent| agent.evict);
         let word = if agent.is_none_or(|agent| agent.lost || agent.evict) { Word::Leader } else { Word::Absence };
-        let waits = task.spec.disconnect == crate::record::DisconnectPolicy::Wait;
+        let waits = task.spec.disconnect == DisconnectPolicy::Wait;
         let cause = if evicted && !waits { Cause::AgentRemoved } else { Cause::AgentLost };
         let failure = Failure { message: Arc::from(message), ..Failure::of(cause) };
         let next = match (waits, evicted) {
@@ -104,7 +104,7 @@ impl Rule<'_> {
         };
         let mut decision = self.fail(task, failure, next, word);
         decision.reply = Reply::Release(Release::Superseded);
-        if let Some(run) = task.run() {
+        if let Some(run) = task.run().filter(|_| word == Word::Leader) {
             let reason = if evicted { StopReason::AgentRemoved } else { StopReason::Superseded };
             decision.effects.push(Effect::Stop { agent: run.agent.clone(), token, reason });
         }
@@ -149,6 +149,7 @@ impl Rule<'_> {
             return decision;
         }
         let delay = if counted { self.back_off(task, failures) } else { self.ctx.jitter(Duration::from_millis(200)) };
+        let delay = delay.max(self.stop_delay(task, word));
         let task = Arc::new(TaskRecord {
             failures,
             failure: Some(failure),
@@ -156,6 +157,22 @@ impl Rule<'_> {
             ..TaskRecord::clone(task)
         });
         Decision { changes: vec![self.put(Record::Task(task))], ..Decision::reply(Reply::Done) }
+    }
+
+    /// How long a STOP task waits until its last copy must have stopped: told to, or cut off. An agent
+    /// that is lost has been silent for longer than that.
+    fn stop_delay(&self, task: &TaskRecord, word: Word) -> Duration {
+        let Some(run) = task.run().filter(|_| task.spec.disconnect == DisconnectPolicy::Stop) else {
+            return Duration::ZERO;
+        };
+        let stopped = self.space.agent(&run.agent).is_some_and(|agent| match word {
+            Word::Report => true,
+            Word::Absence => agent.moved == run.incarnation.moved,
+            Word::Leader => agent.lost && agent.host.is_some(),
+        });
+        let liveness = &self.settings.liveness;
+        let silence = liveness.kill_after(liveness.beat(self.space.sidecars.len())) + liveness.kill_margin;
+        if stopped { Duration::ZERO } else { silence.max(self.settings.cancel_grace + self.settings.report_margin) }
     }
 
     /// Exponential back-off with full jitter ("Exponential Backoff And Jitter", AWS Architecture

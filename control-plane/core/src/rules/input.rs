@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Rule;
+use super::{Rule, same_id};
 use crate::command::{Decision, Delivered, Effect, Reply};
 use crate::id::{AttemptId, TaskId};
 use crate::record::{Answer, BlobPart, Digest, Phase, Question, Record, TaskRecord};
@@ -49,9 +49,9 @@ impl Rule<'_> {
     ) -> Result<Decision, Rejection> {
         let task = self.find(id)?;
         if let Some(answer) = task.run().and_then(|run| run.answer.as_ref())
-            && answer.request == request
+            && same_id(&answer.request, &request)
         {
-            return if number == 0 || number == answer.number {
+            return if answer.request == request && (number == 0 || number == answer.number) {
                 Ok(Decision::reply(Reply::Task { task: task.clone(), duplicate: true }))
             } else {
                 Err(Rejection::RequestIdReused)

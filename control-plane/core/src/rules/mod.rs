@@ -12,7 +12,7 @@ pub use attempt::verdict;
 pub use retention::evictable;
 
 use crate::command::{Command, Context, Decision};
-use crate::record::{Change, Record};
+use crate::record::{Change, Digest, Record};
 use crate::rejection::Rejection;
 use crate::state::{Space, State};
 
@@ -48,6 +48,12 @@ pub fn decide(state: &State, command: Command, ctx: &Context<'_>) -> Result<Deci
     }?;
     debug_assert!(decision.changes.len() <= Decision::MAX_RECORDS, "a command changes at most 64 records");
     Ok(decision)
+}
+
+/// Two requests came under one id: the first half of their fingerprints is that of the id.
+fn same_id(one: &Digest, other: &Digest) -> bool {
+    let half = size_of::<Digest>() / 2;
+    one[..half] == other[..half]
 }
 
 /// What every rule sees.
