@@ -13,3 +13,4 @@ mod status;
 pub use dial::{Connect, Tcp, endpoint};
 pub use link::{Link, LinkEvent};
 pub use logs::push;
+pub use status::meaning;

@@ -2,5 +2,8 @@
 
 mod harness;
 
+mod contact;
 mod crash;
+mod programs;
+mod sidecar;
 mod smoke;

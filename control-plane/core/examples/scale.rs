@@ -12,9 +12,7 @@ use hive_core::command::{Command, Delivered, Outcome};
 use hive_core::id::{
     AgentId, AssignNumber, AttemptId, BootId, ConnectionNumber, Generation, LeaderEpoch, Namespace, SidecarId, TaskId,
 };
-use hive_core::leader::{
-    CallId, Connection, Credit, Declared, FromSidecar, Hello, Input, Leader, Output, ToSidecar,
-};
+use hive_core::leader::{CallId, Connection, Credit, Declared, FromSidecar, Hello, Input, Leader, Output, ToSidecar};
 use hive_core::record::{AgentSpec, Body, RetryPolicy, Runtime, TaskSpec};
 use hive_core::settings::Settings;
 use hive_core::state::State;
@@ -77,7 +75,11 @@ impl Fleet {
             priority: Default::default(),
             payload: Body::split(Arc::from("text/plain"), payload).0,
             labels: Default::default(),
-            retry: RetryPolicy { max_failures: 3, base_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) },
+            retry: RetryPolicy {
+                max_failures: 3,
+                base_delay: Duration::from_secs(1),
+                max_delay: Duration::from_secs(60),
+            },
             attempt_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(86_400),
             input_timeout: Duration::from_secs(86_400),

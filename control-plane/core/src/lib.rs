@@ -10,6 +10,7 @@ pub mod command;
 pub mod id;
 pub mod invariant;
 pub mod leader;
+pub mod mutant;
 pub mod record;
 pub mod rejection;
 pub mod rules;

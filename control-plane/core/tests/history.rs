@@ -56,7 +56,7 @@ fn agent(n: usize) -> AgentId {
 fn agent_spec(n: usize) -> AgentSpec {
     let capabilities = CAPABILITIES.iter().take(1 + n % 3).map(|c| Arc::from(*c)).collect();
     AgentSpec {
-        pool: Arc::from(if n % 2 == 0 { "default" } else { "gpu" }),
+        pool: Arc::from(if n.is_multiple_of(2) { "default" } else { "gpu" }),
         capabilities,
         labels: Default::default(),
         slots: 1 + u32::try_from(n % 3).unwrap(),
@@ -82,7 +82,7 @@ impl<I: Iterator<Item = u64>> History<I> {
             sidecars[n % 3].agents.insert(agent(n), agent_spec(n));
         }
         Self {
-            world: World::new(settings(seed % 3 == 0), seed),
+            world: World::new(settings(seed.is_multiple_of(3)), seed),
             pick: Choices(choices),
             sidecars,
             up: Vec::new(),

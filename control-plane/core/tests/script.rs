@@ -14,19 +14,19 @@ use hive_core::command::{AgentUpdate, Command, Delivered, Outcome, Reply};
 use hive_core::id::{AgentId, AssignNumber, Attempt, AttemptId, Generation, TaskId};
 use hive_core::leader::{Beat, CallId, Connection, Credit, FromSidecar, Input, ToSidecar};
 use hive_core::record::{
-    AgentSpec, Body, Cause, DisconnectPolicy, Failure, Key, Labels, Phase, Priority, Record, Requirement, RetryPolicy,
-    Runtime, TaskRecord, TaskSpec,
+    AgentSpec, Body, Cause, DisconnectPolicy, Failure, Labels, Priority, Requirement, RetryPolicy, Runtime, TaskSpec,
 };
 use hive_core::settings::Settings;
 use hive_core::time::Time;
 
+use crate::args::{Args, span};
 use crate::sidecar::{Held, Sidecar, question};
 use crate::world::{StoreRefusal, World};
 
-struct Script {
-    world: World,
+pub(crate) struct Script {
+    pub(crate) world: World,
     sidecars: BTreeMap<String, Sidecar>,
-    names: BTreeMap<TaskId, String>,
+    pub(crate) names: BTreeMap<TaskId, String>,
     calls: BTreeMap<CallId, String>,
     connections: u64,
     hold: bool,
@@ -34,54 +34,8 @@ struct Script {
     mute: Vec<String>,
     /// Sidecars that do nothing unless told: no receipts, no credit.
     manual: Vec<String>,
-    start: Time,
+    pub(crate) start: Time,
     out: String,
-}
-
-/// `key=value` words of a line.
-struct Args<'a>(Vec<&'a str>);
-
-impl<'a> Args<'a> {
-    fn get(&self, key: &str) -> Option<&'a str> {
-        self.0.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-    }
-
-    fn has(&self, flag: &str) -> bool {
-        self.0.contains(&flag)
-    }
-
-    fn at(&self, n: usize) -> &'a str {
-        self.0.get(n).copied().unwrap_or_else(|| panic!("word {n} is missing in {:?}", self.0))
-    }
-
-    fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
-        self.get(key).map(|v| v.parse().unwrap_or_else(|_| panic!("{key}={v} is no number")))
-    }
-
-    fn span(&self, key: &str) -> Option<Duration> {
-        self.get(key).map(span)
-    }
-
-    fn list<T: FromIterator<Arc<str>>>(&self, key: &str) -> T {
-        self.get(key).into_iter().flat_map(|v| v.split(',')).filter(|v| !v.is_empty()).map(Arc::from).collect()
-    }
-
-    fn labels(&self, key: &str) -> Labels {
-        let pairs = self.get(key).into_iter().flat_map(|v| v.split(',')).filter_map(|pair| pair.split_once(':'));
-        pairs.map(|(k, v)| (Arc::from(k), Arc::from(v))).collect()
-    }
-}
-
-fn span(text: &str) -> Duration {
-    let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or_else(|| panic!("{text} has no unit"));
-    let n: u64 = text[..at].parse().unwrap();
-    match &text[at..] {
-        "ms" => Duration::from_millis(n),
-        "s" => Duration::from_secs(n),
-        "m" => Duration::from_secs(60 * n),
-        "h" => Duration::from_secs(3600 * n),
-        unit => panic!("unknown unit {unit}"),
-    }
 }
 
 impl Script {
@@ -364,7 +318,7 @@ impl Script {
         while self.world.now < end {
             self.world.now = (self.world.now + Duration::from_millis(500)).min(end);
             let now = self.world.now;
-            if now.since(self.start).as_millis() % 5_000 == 0 {
+            if now.since(self.start).as_millis().is_multiple_of(5_000) {
                 for name in self.sidecars.keys().cloned().collect::<Vec<_>>() {
                     if self.sidecar(&name).open && !self.mute.contains(&name) {
                         let beat = self.sidecar(&name).beat(now);
@@ -434,92 +388,6 @@ impl Script {
             }
         }
         panic!("never quiet");
-    }
-
-    fn rename(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for (id, name) in &self.names {
-            text = text.replace(&id.to_string(), name);
-        }
-        text.replace(&self.start.0.to_string()[..7], "T")
-    }
-
-    fn attempt(&self, token: &AttemptId) -> String {
-        self.rename(&format!("{}/{}", token.task, token.attempt))
-    }
-
-    fn describe(&self, task: &TaskRecord) -> String {
-        let since = |at: Time| format!("{}ms", at.since(self.world.now).as_millis());
-        let mut text = match &task.phase {
-            Phase::Pending { not_before, .. } if *not_before > self.world.now => {
-                format!("PENDING, not for {}", since(*not_before))
-            }
-            Phase::Pending { .. } => "PENDING".to_owned(),
-            Phase::Assigned(run) => {
-                let state = if run.started.is_some() { "RUNNING" } else { "ASSIGNED" };
-                format!("{state} #{} to {} of {:?}", task.attempt, run.agent, (run.incarnation.moved.0, run.incarnation.generation.0))
-            }
-            Phase::InputRequired(run, q) => format!("INPUT_REQUIRED #{} at {}, question {}", task.attempt, run.agent, q.number),
-            Phase::Ended { end, .. } => {
-                let end = format!("{end:?}").to_uppercase();
-                end.split(" {").next().unwrap_or(&end).split("(BODY").next().unwrap_or(&end).to_owned()
-            }
-        };
-        if task.cancel.is_some() {
-            text.push_str(", cancel requested");
-        }
-        if let Some(failure) = &task.failure {
-            let _infallible = write!(text, ", {:?}", failure.cause);
-        }
-        if task.failures > 0 {
-            let _infallible = write!(text, ", failures {}", task.failures);
-        }
-        text
-    }
-
-    fn describe_change(&self, key: &Key, value: Option<&Record>) -> String {
-        let name = match key {
-            Key::Namespace(_) => "namespace".to_owned(),
-            Key::Sidecar(_, id) => id.to_string(),
-            Key::Agent(_, id) => id.to_string(),
-            Key::Task(_, id) => self.rename(&id.to_string()),
-        };
-        let text = match value {
-            None => "deleted".to_owned(),
-            Some(Record::Namespace(record)) => self.rename(&format!("floor {}", record.floor)),
-            Some(Record::Sidecar(record)) => format!("boot {} generation {}", record.boot.0, record.generation),
-            Some(Record::Agent(record)) => {
-                let host = record.host.as_ref().map_or("nobody", |host| host.as_str());
-                let flags = [(record.lost, ", lost"), (record.evict, ", by force")];
-                let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, text)| *text).collect();
-                format!("{:?} at {host}, moves {}, slots {}{flags}", record.desired, record.moved, record.spec.slots)
-            }
-            Some(Record::Task(task)) => self.describe(task),
-        };
-        format!("= {name}: {text}")
-    }
-
-    fn describe_message(&self, message: &ToSidecar) -> String {
-        match message {
-            ToSidecar::Welcome(w) => {
-                let mut text = format!("welcome, generation {} dial {}", w.generation, w.connection);
-                for verdict in &w.verdicts {
-                    let over = verdict.over.map_or("keep".to_owned(), |over| format!("{over:?}"));
-                    let _infallible = write!(text, ", {} {over}", self.attempt(&verdict.token));
-                }
-                for (agent, desired) in w.agents.iter().filter(|(_, d)| *d != Default::default()) {
-                    let _infallible = write!(text, ", {agent} {desired:?}");
-                }
-                text
-            }
-            ToSidecar::Assign(a) => format!("assign {} as {}", self.attempt(&a.task.token()), a.number),
-            ToSidecar::ResultAck { token, release, .. } => format!("ack {} {release:?}", self.attempt(token)),
-            ToSidecar::Stop { token, reason, .. } => format!("stop {} {reason:?}", self.attempt(token)),
-            ToSidecar::Answer { token, number, .. } => format!("answer {number} for {}", self.attempt(token)),
-            ToSidecar::Desire { agent, desired } => format!("desire {agent} {desired:?}"),
-            ToSidecar::BeatAck { number, .. } => format!("beat {number} heard"),
-            ToSidecar::Resync => "resync".to_owned(),
-        }
     }
 }
 

@@ -281,7 +281,7 @@ impl World {
     /// hold several steps of a task.
     fn was(&self, told: &Arc<TaskRecord>) -> bool {
         let implies = |v: &Arc<TaskRecord>| {
-            let later = v.attempt > told.attempt || v.is_ended();
+            let later = v.attempt > told.attempt || (v.run().is_none() && told.run().is_some());
             let answer = |t: &TaskRecord| t.run().and_then(|run| run.answer.as_ref()).map(|a| a.number);
             v == told
                 || (!told.is_ended()

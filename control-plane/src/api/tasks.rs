@@ -395,19 +395,14 @@ impl<S: Store> TaskService for Tasks<S> {
         let Some(host) = host else {
             return Err(Reason::SidecarUnreachable.retry_after(format!("agent {agent} has no host now"), LATER));
         };
-        let pipe = self.logs.ask((namespace, host), record.token(), request.follow, stream as u32)?;
+        let mut pipe = self.logs.ask((namespace, host), record.token(), request.follow, stream as u32)?;
+        pipe.opened().await?;
         let clock = self.handle.clone();
         let chunks = futures_util::stream::unfold(Some((pipe, place)), move |open| {
             let clock = clock.clone();
             async move {
                 let (mut pipe, place) = open?;
                 let chunk = pipe.next().await?;
-                if chunk.not_found {
-                    return Some((
-                        Err(Reason::LogsNotFound.status("the sidecar keeps no output of this attempt")),
-                        None,
-                    ));
-                }
                 let stream = i32::try_from(chunk.stream).unwrap_or(0);
                 let (data, offset, truncated) = (chunk.data, chunk.offset, chunk.truncated);
                 let time = Some(check::time_out(clock.now()));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hive_core::id::LeaderEpoch;
 use hive_core::leader::{CloseCause, Connection, ToSidecar};
-use hive_proto::sidecar_v1::ControlMessage;
+use hive_proto::sidecar_v1::TailLogs;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -19,7 +19,7 @@ pub enum Down {
         messages: Vec<ToSidecar>,
     },
     /// From the edge itself: output is wanted.
-    Raw(Box<ControlMessage>),
+    TailLogs(Box<TailLogs>),
     /// The last one, from the edge itself: the sidecar spoke nonsense.
     Broken(Box<Status>),
     /// The last one.

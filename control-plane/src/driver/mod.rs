@@ -12,6 +12,7 @@ mod store;
 pub use edges::Down;
 pub use events::Event;
 pub use handle::{Handle, Refusal};
+pub use store::{lead, refusal};
 
 use std::collections::HashMap;
 use std::future::Future;

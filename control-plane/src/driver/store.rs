@@ -17,7 +17,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A leader over what was loaded.
-pub(super) fn lead(loaded: Loaded, settings: &Settings, namespaces: &[Namespace], now: Time) -> Result<Leader, Error> {
+///
+/// # Errors
+/// [`Error::Decode`].
+pub fn lead(loaded: Loaded, settings: &Settings, namespaces: &[Namespace], now: Time) -> Result<Leader, Error> {
     let mut state = State::new(settings.clone(), namespaces.iter().cloned());
     // Delayed tasks are told from ready ones by the clock.
     state.advance(now);
@@ -27,7 +30,9 @@ pub(super) fn lead(loaded: Loaded, settings: &Settings, namespaces: &[Namespace]
     Ok(Leader::new(loaded.epoch, state, loaded.seq, now))
 }
 
-pub(super) fn refusal(reason: RefusedReason) -> StoreRefusal {
+/// A store's refusal as the leader sees it.
+#[must_use]
+pub fn refusal(reason: RefusedReason) -> StoreRefusal {
     match reason {
         RefusedReason::NoSpace => StoreRefusal::NoSpace,
         RefusedReason::TooLarge => StoreRefusal::TooLarge,

@@ -23,7 +23,11 @@ const MOST_ATTEMPTS: usize = 100_000;
 /// Messages one frame may hold.
 const MOST_MESSAGES: usize = 10_000;
 
-pub(super) fn frame(frame: pb::SessionRequest, limits: &Limits) -> Result<(LeaderEpoch, Vec<FromSidecar>), Status> {
+/// Reads a frame: the leader it answers to, and its messages in order.
+///
+/// # Errors
+/// A message is malformed or over a limit: the stream has to end.
+pub fn frame(frame: pb::SessionRequest, limits: &Limits) -> Result<(LeaderEpoch, Vec<FromSidecar>), Status> {
     at_most("messages", frame.messages.len(), MOST_MESSAGES)?;
     let leader = frame.leader.unwrap_or_default();
     let leader = LeaderEpoch { cluster_generation: leader.cluster_generation, number: leader.number };

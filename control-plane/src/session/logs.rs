@@ -18,6 +18,8 @@ use crate::driver::Down;
 
 /// Chunks that may wait for a client; then the sidecar waits.
 const CHUNKS: usize = 64;
+/// Time a sidecar has to answer.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 type SidecarKey = (Namespace, SidecarId);
 
@@ -36,6 +38,7 @@ pub struct LogPipe {
     logs: Logs,
     request_id: String,
     chunks: mpsc::Receiver<pb::PushLogsRequest>,
+    first: Option<pb::PushLogsRequest>,
 }
 
 /// A sidecar that can be asked for output, until this is dropped.
@@ -82,10 +85,9 @@ impl Logs {
             follow,
             stream,
         };
-        let message = pb::ControlMessage { kind: Some(pb::control_message::Kind::TailLogs(ask)) };
         self.inner().pipes.insert(request_id.clone(), sender);
-        let pipe = LogPipe { logs: self.clone(), request_id, chunks };
-        down.try_send(Down::Raw(Box::new(message))).map_err(|_| unreachable())?;
+        let pipe = LogPipe { logs: self.clone(), request_id, chunks, first: None };
+        down.try_send(Down::TailLogs(Box::new(ask))).map_err(|_| unreachable())?;
         Ok(pipe)
     }
 
@@ -100,10 +102,6 @@ impl Logs {
                     pipe.insert(found.ok_or_else(|| invalid("request_id", "nobody asked for this, or has gone"))?)
                 }
             };
-            // The first message only names the request.
-            if chunk.data.is_empty() && !chunk.not_found && !chunk.truncated {
-                continue;
-            }
             if pipe.send(chunk).await.is_err() {
                 return Err(Status::cancelled("the reader has gone"));
             }
@@ -118,9 +116,29 @@ fn request_id() -> String {
 }
 
 impl LogPipe {
+    /// Waits for the sidecar to answer at all. Its first message says whether it knows the attempt.
+    ///
+    /// # Errors
+    /// `SIDECAR_UNREACHABLE` when it does not answer in time, `LOGS_NOT_FOUND` when it knows nothing.
+    pub async fn opened(&mut self) -> Result<(), Status> {
+        let silent = || {
+            let text = "the sidecar did not answer in time";
+            Reason::SidecarUnreachable.retry_after(text, std::time::Duration::from_secs(5))
+        };
+        let first = tokio::time::timeout(ANSWER, self.chunks.recv()).await.map_err(|_| silent())?.ok_or_else(silent)?;
+        if first.not_found {
+            return Err(Reason::LogsNotFound.status("the sidecar keeps no output of this attempt"));
+        }
+        self.first = (!first.data.is_empty() || first.truncated).then_some(first);
+        Ok(())
+    }
+
     /// The next chunk; none at the end, or when the sidecar's push broke off.
     pub async fn next(&mut self) -> Option<pb::PushLogsRequest> {
-        self.chunks.recv().await
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.chunks.recv().await,
+        }
     }
 }
 

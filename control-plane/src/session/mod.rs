@@ -7,7 +7,9 @@ mod incoming;
 mod logs;
 mod outgoing;
 
+pub use incoming::frame as read_frame;
 pub use logs::{LogPipe, Logs};
+pub use outgoing::{close as close_status, frame as write_frame};
 
 use std::pin::Pin;
 use std::sync::Arc;

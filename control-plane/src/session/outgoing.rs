@@ -1,7 +1,9 @@
 //! From the leader's messages to `hive.sidecar.v1`, with the bodies that are stored apart.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use hive_core::command::{Release, StopReason};
 use hive_core::id::{AttemptId, LeaderEpoch, Namespace, Revision, TaskId};
@@ -28,128 +30,197 @@ pub(super) fn frames<S: Store>(
     store: Arc<S>,
     stop: CancellationToken,
 ) -> impl Stream<Item = Result<pb::SessionResponse, Status>> + Send {
-    futures_util::stream::unfold(Some(Writer { namespace, down, store, stop }), |writer| async move {
+    let writer = Writer { namespace, down, store, stop, leader: LeaderEpoch::default(), waiting: VecDeque::new() };
+    futures_util::stream::unfold(Some(writer), |writer| async move {
         let mut writer = writer?;
-        let next = tokio::select! {
-            next = writer.down.recv() => next,
-            () = writer.stop.cancelled() => {
-                let goaway = pb::Goaway { reason: "the server is stopping".into(), retry_after: None };
-                let message = pb::ControlMessage { kind: Some(Kind::Goaway(goaway)) };
-                return Some((Ok(pb::SessionResponse { leader: None, messages: vec![message] }), None));
-            }
-        };
-        match next {
-            None => Some((Err(Reason::SessionStale.status("the session was cut: it read too slowly")), None)),
-            Some(Down::Close(CloseCause::Goodbye)) => None,
-            Some(Down::Close(cause)) => Some((Err(close(cause)), None)),
-            Some(Down::Raw(message)) => {
-                Some((Ok(pb::SessionResponse { leader: None, messages: vec![*message] }), Some(writer)))
-            }
-            Some(Down::Broken(status)) => Some((Err(*status), None)),
-            Some(Down::Frame { leader, messages }) => {
-                let frame = writer.frame(leader, messages).await;
-                let then = frame.is_ok().then_some(writer);
-                Some((frame, then))
-            }
+        match writer.next().await {
+            Next::Frame(frame) => Some((Ok(frame), Some(writer))),
+            Next::Last(frame) => Some((Ok(frame), None)),
+            Next::Broken(status) => Some((Err(status), None)),
+            Next::End => None,
         }
     })
 }
+
+/// Bytes after which a frame is full: a sidecar takes 4 MiB, the last body may add 256 KiB.
+const FRAME: usize = 1 << 20;
 
 struct Writer<S> {
     down: mpsc::Receiver<Down>,
     store: Arc<S>,
     stop: CancellationToken,
     namespace: Namespace,
+    /// Who spoke last.
+    leader: LeaderEpoch,
+    /// Messages of the driver that did not fit into the last frame.
+    waiting: VecDeque<ToSidecar>,
+}
+
+enum Next {
+    Frame(pb::SessionResponse),
+    Last(pb::SessionResponse),
+    Broken(Status),
+    End,
 }
 
 impl<S: Store> Writer<S> {
-    async fn frame(&self, leader: LeaderEpoch, messages: Vec<ToSidecar>) -> Result<pb::SessionResponse, Status> {
-        let mut frame = pb::SessionResponse {
-            leader: Some(pb::LeaderEpoch { cluster_generation: leader.cluster_generation, number: leader.number }),
-            messages: Vec::with_capacity(messages.len()),
-        };
-        for message in messages {
-            let kind = self.message(message).await?;
-            frame.messages.push(pb::ControlMessage { kind: Some(kind) });
-        }
-        Ok(frame)
-    }
-
-    async fn message(&self, message: ToSidecar) -> Result<Kind, Status> {
-        Ok(match message {
-            ToSidecar::Welcome(welcome) => Kind::Welcome(welcome_out(*welcome)),
-            ToSidecar::Assign(assignment) => Kind::Assign(self.assign(*assignment).await?),
-            ToSidecar::ResultAck { token, release, revision } => Kind::ResultAck(pb::ResultAck {
-                attempt: Some(attempt(token)),
-                release: Some(release_out(release, revision)),
-            }),
-            ToSidecar::Stop { token, reason, grace } => Kind::Cancel(pb::Cancel {
-                attempt: Some(attempt(token)),
-                reason: match reason {
-                    StopReason::Requested => pb::CancelReason::Requested,
-                    StopReason::Superseded => pb::CancelReason::Superseded,
-                    StopReason::Timeout => pb::CancelReason::Timeout,
-                    StopReason::AgentRemoved => pb::CancelReason::AgentRemoved,
+    async fn next(&mut self) -> Next {
+        while self.waiting.is_empty() {
+            let down = tokio::select! {
+                down = self.down.recv() => down,
+                () = self.stop.cancelled() => {
+                    let goaway = pb::Goaway { reason: "the server is stopping".into(), retry_after: None };
+                    return Next::Last(self.spoken(Kind::Goaway(goaway)));
                 }
-                .into(),
-                grace: Some(check::duration_out(grace)),
-            }),
-            ToSidecar::Answer { token, number, body } => {
-                let input = self.body(token.task, BlobPart::Answer(number), body).await?;
-                Kind::Input(pb::Input { attempt: Some(attempt(token)), number, input: Some(input) })
+            };
+            match down {
+                None => return Next::Broken(Reason::SessionStale.status("the session was cut: it read too slowly")),
+                Some(Down::Close(CloseCause::Goodbye)) => return Next::End,
+                Some(Down::Close(cause)) => return Next::Broken(close(cause)),
+                Some(Down::Broken(status)) => return Next::Broken(*status),
+                Some(Down::TailLogs(ask)) => return Next::Frame(self.spoken(Kind::TailLogs(*ask))),
+                Some(Down::Frame { leader, messages }) => {
+                    self.leader = leader;
+                    self.waiting = messages.into();
+                }
             }
-            ToSidecar::Desire { agent, desired } => Kind::Drain(drain(agent.as_str(), desired)),
-            ToSidecar::BeatAck { number, interval } => Kind::HeartbeatAck(pb::HeartbeatAck {
-                beat: number,
-                beat_interval: Some(check::duration_out(interval)),
-            }),
-            ToSidecar::Resync => Kind::Resync(pb::Resync {}),
-        })
+        }
+        match self.frame().await {
+            Ok(frame) => Next::Frame(frame),
+            Err(status) => Next::Broken(status),
+        }
     }
 
-    async fn assign(&self, assignment: Assignment) -> Result<pb::Assign, Status> {
-        let task = assignment.task;
-        let Some(run) = task.run() else { return Err(Reason::Internal.status("an assignment without a run")) };
-        let spec = &task.spec;
-        let others = spec.requirement.capabilities.iter().filter(|c| **c != spec.capability);
-        Ok(pb::Assign {
-            number: assignment.number.0,
-            attempt: Some(attempt(task.token())),
-            agent_id: run.agent.to_string(),
-            capabilities: std::iter::once(&spec.capability).chain(others).map(ToString::to_string).collect(),
-            payload: Some(self.body(task.id, BlobPart::Payload, spec.payload.clone()).await?),
-            attempt_timeout: Some(check::duration_out(spec.attempt_timeout)),
-            cancel_grace: Some(check::duration_out(assignment.grace)),
-            disconnect_policy: match spec.disconnect {
-                DisconnectPolicy::Replace => v1::DisconnectPolicy::Replace,
-                DisconnectPolicy::Stop => v1::DisconnectPolicy::Stop,
-                DisconnectPolicy::Wait => v1::DisconnectPolicy::Wait,
+    /// As many of the waiting messages as fit, with their bodies.
+    async fn frame(&mut self) -> Result<pb::SessionResponse, Status> {
+        let (mut messages, mut blobs, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while bytes < FRAME
+            && let Some(message) = self.waiting.pop_front()
+        {
+            bytes += SMALL;
+            if let Some((task, part)) = blob(&message) {
+                let key = codec::blob_key(&BlobKey { namespace: self.namespace.clone(), task, part });
+                let blob = self.store.blob(&key).await.map_err(|error| {
+                    Reason::StoreUnavailable.status(format!("the body of a message can't be read: {error}"))
+                })?;
+                bytes += blob.as_ref().map_or(0, Bytes::len);
+                blobs.push(blob);
+            }
+            messages.push(message);
+        }
+        let mut blobs = blobs.into_iter();
+        frame(self.leader, messages, |_, _| blobs.next().flatten())
+    }
+
+    /// A message of the edge's own.
+    fn spoken(&self, kind: Kind) -> pb::SessionResponse {
+        pb::SessionResponse {
+            leader: Some(epoch(self.leader)),
+            messages: vec![pb::ControlMessage { kind: Some(kind) }],
+        }
+    }
+}
+
+/// Most bytes of a message without a stored body, roughly.
+const SMALL: usize = 2 << 10;
+
+fn epoch(leader: LeaderEpoch) -> pb::LeaderEpoch {
+    pb::LeaderEpoch { cluster_generation: leader.cluster_generation, number: leader.number }
+}
+
+/// Writes a frame. `fetch` reads the bodies that are stored apart, in the order of the messages.
+///
+/// # Errors
+/// A body is gone: the stream has to end. The sidecar comes back and is offered it again.
+pub fn frame(
+    leader: LeaderEpoch,
+    messages: Vec<ToSidecar>,
+    mut fetch: impl FnMut(TaskId, BlobPart) -> Option<Bytes>,
+) -> Result<pb::SessionResponse, Status> {
+    let mut frame = pb::SessionResponse { leader: Some(epoch(leader)), messages: Vec::with_capacity(messages.len()) };
+    for message in messages {
+        let stored = blob(&message).map(|(task, part)| fetch(task, part).ok_or_else(gone)).transpose()?;
+        frame.messages.push(pb::ControlMessage { kind: Some(kind(message, stored)?) });
+    }
+    Ok(frame)
+}
+
+/// Retention or a later question has taken it away: the task has moved on.
+fn gone() -> Status {
+    Reason::SessionStale.status("the body of a message is gone; say hello again")
+}
+
+/// The body that a message needs and the store holds.
+fn blob(message: &ToSidecar) -> Option<(TaskId, BlobPart)> {
+    match message {
+        ToSidecar::Assign(assignment) => {
+            let task = &assignment.task;
+            task.spec.payload.is_blob().then_some((task.id, BlobPart::Payload))
+        }
+        ToSidecar::Answer { token, number, body } => body.is_blob().then_some((token.task, BlobPart::Answer(*number))),
+        _ => None,
+    }
+}
+
+fn kind(message: ToSidecar, stored: Option<Bytes>) -> Result<Kind, Status> {
+    Ok(match message {
+        ToSidecar::Welcome(welcome) => Kind::Welcome(welcome_out(*welcome)),
+        ToSidecar::Assign(assignment) => Kind::Assign(assign(*assignment, stored)?),
+        ToSidecar::ResultAck { token, release, revision } => Kind::ResultAck(pb::ResultAck {
+            attempt: Some(attempt(token)),
+            release: Some(release_out(release, revision)),
+        }),
+        ToSidecar::Stop { token, reason, grace } => Kind::Cancel(pb::Cancel {
+            attempt: Some(attempt(token)),
+            reason: match reason {
+                StopReason::Requested => pb::CancelReason::Requested,
+                StopReason::Superseded => pb::CancelReason::Superseded,
+                StopReason::Timeout => pb::CancelReason::Timeout,
+                StopReason::AgentRemoved => pb::CancelReason::AgentRemoved,
             }
             .into(),
-            revision: Some(check::revision(assignment.revision)),
-            move_number: run.incarnation.moved.0,
-            generation: run.incarnation.generation.0,
-            inputs_asked: task.questions,
-        })
-    }
+            grace: Some(check::duration_out(grace)),
+        }),
+        ToSidecar::Answer { token, number, body } => {
+            Kind::Input(pb::Input { attempt: Some(attempt(token)), number, input: Some(payload(body, stored)) })
+        }
+        ToSidecar::Desire { agent, desired } => Kind::Drain(drain(agent.as_str(), desired)),
+        ToSidecar::BeatAck { number, interval } => {
+            Kind::HeartbeatAck(pb::HeartbeatAck { beat: number, beat_interval: Some(check::duration_out(interval)) })
+        }
+        ToSidecar::Resync => Kind::Resync(pb::Resync {}),
+    })
+}
 
-    /// A body that can't be read ends the session: the sidecar comes back and is offered it again.
-    async fn body(&self, task: TaskId, part: BlobPart, body: Body) -> Result<v1::Payload, Status> {
-        let content_type = body.content_type.to_string();
-        if let Some(data) = body.inline {
-            return Ok(v1::Payload { data, content_type });
+fn assign(assignment: Assignment, stored: Option<Bytes>) -> Result<pb::Assign, Status> {
+    let task = assignment.task;
+    let Some(run) = task.run() else { return Err(Reason::Internal.status("an assignment without a run")) };
+    let spec = &task.spec;
+    let others = spec.requirement.capabilities.iter().filter(|c| **c != spec.capability);
+    Ok(pb::Assign {
+        number: assignment.number.0,
+        attempt: Some(attempt(task.token())),
+        agent_id: run.agent.to_string(),
+        capabilities: std::iter::once(&spec.capability).chain(others).map(ToString::to_string).collect(),
+        payload: Some(payload(spec.payload.clone(), stored)),
+        attempt_timeout: Some(check::duration_out(spec.attempt_timeout)),
+        cancel_grace: Some(check::duration_out(assignment.grace)),
+        disconnect_policy: match spec.disconnect {
+            DisconnectPolicy::Replace => v1::DisconnectPolicy::Replace,
+            DisconnectPolicy::Stop => v1::DisconnectPolicy::Stop,
+            DisconnectPolicy::Wait => v1::DisconnectPolicy::Wait,
         }
-        if body.size == 0 {
-            return Ok(v1::Payload { data: Default::default(), content_type });
-        }
-        let key = codec::blob_key(&BlobKey { namespace: self.namespace.clone(), task, part });
-        match self.store.blob(&key).await {
-            Ok(Some(data)) => Ok(v1::Payload { data, content_type }),
-            // Retention or a later question has taken it away: the task has moved on.
-            Ok(None) => Err(Reason::SessionStale.status("the body of a message is gone; say hello again")),
-            Err(error) => Err(Reason::StoreUnavailable.status(format!("the body of a message can't be read: {error}"))),
-        }
-    }
+        .into(),
+        revision: Some(check::revision(assignment.revision)),
+        move_number: run.incarnation.moved.0,
+        generation: run.incarnation.generation.0,
+        inputs_asked: task.questions,
+    })
+}
+
+/// A body with its bytes, inline or as stored apart.
+fn payload(body: Body, stored: Option<Bytes>) -> v1::Payload {
+    v1::Payload { data: body.inline.or(stored).unwrap_or_default(), content_type: body.content_type.to_string() }
 }
 
 fn attempt(token: AttemptId) -> pb::AttemptRef {
@@ -196,7 +267,9 @@ fn welcome_out(welcome: Welcome) -> pb::Welcome {
     }
 }
 
-fn close(cause: CloseCause) -> Status {
+/// How a stream ends for this cause.
+#[must_use]
+pub fn close(cause: CloseCause) -> Status {
     match cause {
         CloseCause::Rejected(rejection @ Rejection::SidecarFenced(_)) => {
             Reason::SidecarFenced.status(rejection.to_string())

@@ -24,7 +24,8 @@ pub(super) fn reason(status: &Status) -> Option<String> {
 }
 
 /// What the end of a stream means.
-pub(super) fn meaning(status: &Status) -> LinkEnd {
+#[must_use]
+pub fn meaning(status: &Status) -> LinkEnd {
     match reason(status).as_deref() {
         Some("SIDECAR_FENCED") => LinkEnd::Fenced,
         Some("AGENT_ID_IN_USE" | "SESSION_STALE") => LinkEnd::Occupied,

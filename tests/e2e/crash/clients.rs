@@ -62,7 +62,8 @@ pub(crate) async fn submit(endpoint: String, seed: u64, ledger: Arc<Ledger>, sto
         let gives_up = rng.within(0, 9) == 0;
         loop {
             ledger.write(id, |entry| entry.calls += 1);
-            let call = client.tasks().submit_task(request.clone());
+            let mut tasks = client.tasks();
+            let call = tasks.submit_task(request.clone());
             match tokio::time::timeout(Duration::from_secs(5), call).await {
                 Ok(Ok(_)) => {
                     ledger.write(id, |entry| entry.accepted = true);

@@ -13,6 +13,7 @@ mod ledger;
 mod port;
 mod process;
 mod procfs;
+mod proxy;
 mod rig;
 mod wait;
 
@@ -23,6 +24,7 @@ pub(crate) use ledger::executions;
 pub(crate) use port::Port;
 pub(crate) use process::Proc;
 pub(crate) use procfs::{alive, children, gone, processes_with, signal};
+pub(crate) use proxy::Proxy;
 pub(crate) use rig::Rig;
 pub(crate) use wait::{LONG, eventually, soon};
 

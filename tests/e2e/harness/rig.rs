@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::wait::{LONG, eventually};
-use super::{AgentDef, CONTROL_PLANE, Ended, Port, Proc, SIDECAR, hive, processes_with, signal};
+use super::{AgentDef, CONTROL_PLANE, Ended, Port, Proc, Proxy, SIDECAR, hive, processes_with, signal};
 
 /// What makes liveness quick enough for a test, and still far above what a busy machine delays.
 const QUICK: &[(&str, &str)] = &[
@@ -38,6 +38,8 @@ pub(crate) struct Rig {
     control_plane: Option<Proc>,
     sidecars: BTreeMap<String, Proc>,
     settings: BTreeMap<String, String>,
+    /// Where a sidecar dials, if not the control plane itself.
+    servers: BTreeMap<String, String>,
     dir: TempDir,
     port: Port,
     ops: Port,
@@ -63,6 +65,7 @@ impl Rig {
             control_plane: None,
             sidecars: BTreeMap::new(),
             settings: BTreeMap::new(),
+            servers: BTreeMap::new(),
             dir,
             port: Port::reserve(),
             ops: Port::reserve(),
@@ -154,7 +157,8 @@ impl Rig {
         let mut command = Command::new(SIDECAR);
         self.mark(&mut command);
         command.arg("--config").arg(folder.join("sidecar.toml"));
-        command.args(["--server", &self.endpoint(), "--id", id]);
+        let server = self.servers.get(id).cloned().unwrap_or_else(|| self.endpoint());
+        command.args(["--server", &server, "--id", id]);
         command.arg("--state-dir").arg(folder.join("state")).arg("--socket-dir").arg(self.path().join("s"));
         command.arg("--stop-on-stdin-eof");
         command
@@ -167,6 +171,14 @@ impl Rig {
         for agent in agents {
             self.phase(&agent.id, AgentPhase::Ready).await;
         }
+    }
+
+    /// [`Rig::sidecar`] over a wire that can be cut.
+    pub(crate) async fn sidecar_by_wire(&mut self, id: &str, agents: &[AgentDef]) -> Proxy {
+        let proxy = Proxy::to(self.port.address()).await;
+        self.servers.insert(id.to_owned(), proxy.endpoint());
+        self.sidecar(id, agents).await;
+        proxy
     }
 
     /// Writes its `sidecar.toml` only.
@@ -272,6 +284,25 @@ impl Rig {
     /// Processes of this rig, by their command lines.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         processes_with(&format!("{}", self.path().display()))
+    }
+
+    /// The process of an agent that links the SDK.
+    pub(crate) fn agent_process(&self, agent: &str) -> Option<u32> {
+        let of_agent = processes_with(&format!("HIVE_AGENT_ID={agent}\0"));
+        let of_rig = self.processes();
+        of_agent.into_iter().map(|(pid, _)| pid).find(|pid| of_rig.iter().any(|(own, _)| own == pid))
+    }
+
+    /// The value of a counter or gauge of the control plane whose line begins so; 0 without one.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(self.ops.address()).await.expect("the ops port");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("ask");
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).await.expect("an answer");
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.rsplit_once(' ')?.1.parse().ok());
+        value.unwrap_or(0.0)
     }
 
     fn print_logs(&self) {

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::command::{Command, Context, Effect, Release, Reply};
 use crate::id::{AgentId, AttemptId, LeaderEpoch, Namespace, Revision, SidecarId};
+use crate::mutant::{self, Mutant};
 use crate::record::{Key, Record};
 use crate::rejection::Rejection;
 use crate::rules;
@@ -378,7 +379,9 @@ impl Leader {
 
     /// Tells now, or once the newest batch has committed.
     fn park(&mut self, parked: Parked, out: &mut Vec<Output>) {
-        if !self.forming.is_empty() {
+        if mutant::is(Mutant::ToldBeforeCommit) {
+            self.tell(parked, out);
+        } else if !self.forming.is_empty() {
             self.forming.parked.push(parked);
         } else if let Some(flying) = &mut self.flying {
             flying.parked.push(parked);

@@ -7,6 +7,7 @@ use super::message::Listed;
 use super::{Connection, Leader, Output, ToSidecar};
 use crate::command::StopReason;
 use crate::id::{AgentId, AssignNumber, Namespace, TaskId};
+use crate::mutant::{self, Mutant};
 use crate::record::{Desired, Key, TaskRecord};
 use crate::state::Offer;
 
@@ -51,6 +52,9 @@ impl Leader {
         listed: &BTreeMap<TaskId, &Listed>,
         seen: Option<AssignNumber>,
     ) -> Vec<Arc<TaskRecord>> {
+        if mutant::is(Mutant::NoReoffer) {
+            return Vec::new();
+        }
         let Some(space) = self.state.space(namespace) else { return Vec::new() };
         let Some(entry) = space.agent_entry(agent) else { return Vec::new() };
         let unknown = entry.slots.iter().filter(|(task, slot)| {

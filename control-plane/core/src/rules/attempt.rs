@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Rule;
 use crate::command::{Decision, Effect, Outcome, Release, Reply, StopReason};
 use crate::id::{AgentId, AttemptId};
+use crate::mutant::{self, Mutant};
 use crate::record::{BlobPart, Cause, DisconnectPolicy, End, Failure, Phase, Record, Run, TaskRecord};
 use crate::state::Space;
 use crate::time::Time;
@@ -51,7 +52,8 @@ impl Rule<'_> {
     pub(super) fn current(&self, token: AttemptId, agent: Option<&AgentId>) -> Option<&Arc<TaskRecord>> {
         let task = self.space.task(token.task)?;
         let run = task.run()?;
-        (task.attempt == token.attempt && agent.is_none_or(|agent| *agent == run.agent)).then_some(task)
+        let current = task.attempt == token.attempt || mutant::is(Mutant::StaleAttempt);
+        (current && agent.is_none_or(|agent| *agent == run.agent)).then_some(task)
     }
 
     fn over(&self, token: AttemptId) -> Decision {

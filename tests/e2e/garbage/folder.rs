@@ -1,0 +1,121 @@
+//! Starts that must fail: who holds the folder or the port is named, and nothing is reset.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{serves, submission, submit, unwanted};
+use crate::harness::{LONG, Port, Proc, Rig};
+
+/// Runs a control plane that must end by itself with code 1, and gives what it said.
+fn fails(rig: &Rig, mut command: Command) -> String {
+    let log = rig.path().join("second.log");
+    let _absent = fs::remove_file(&log);
+    command.stdout(Stdio::null());
+    let mut process = Proc::start("second", command, &log);
+    let status = process.wait(LONG);
+    assert_eq!(status.code(), Some(1), "{}", process.log());
+    process.log()
+}
+
+/// The rig's own command, but on other ports.
+fn elsewhere(rig: &Rig, ports: &[Port; 2]) -> Command {
+    let mut command = rig.control_plane_command();
+    // Flags win over the environment; a flag may come once.
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let envs: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+    let own = command.get_program().to_owned();
+    command = Command::new(own);
+    for (name, value) in envs {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let listen = args.iter().position(|arg| arg == "--listen").expect("--listen");
+    let ops = args.iter().position(|arg| arg == "--ops-listen").expect("--ops-listen");
+    let ready = args.iter().position(|arg| arg == "--ready-file").expect("--ready-file");
+    for (nth, arg) in args.into_iter().enumerate() {
+        match nth {
+            _ if nth == listen + 1 => command.arg(ports[0].address().to_string()),
+            _ if nth == ops + 1 => command.arg(ports[1].address().to_string()),
+            _ if nth == ready + 1 => command.arg(rig.path().join("second.ready")),
+            _ => command.arg(arg),
+        };
+    }
+    command
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_folder_or_port_says_who_is_first() {
+    let mut rig = Rig::new().await;
+    let said = fails(&rig, elsewhere(&rig, &[Port::reserve(), Port::reserve()]));
+    let lock = rig.data().join("LOCK");
+    let pid = format!("pid {}", rig.control_plane().pid());
+    assert!(said.contains(&lock.display().to_string()) && said.contains(&pid) && said.contains("--data"), "{said}");
+    serves(&rig).await;
+
+    // Its own ports, all of it taken: the address is named, and the setting.
+    let said = fails(&rig, rig.control_plane_command());
+    let address = rig.endpoint().replace("http://", "");
+    assert!(said.contains("listen: cannot listen on") && said.contains(&address) && said.contains("another process"), "{said}");
+    serves(&rig).await;
+
+    let ports = [Port::reserve(), Port::reserve()];
+    let _taken = TcpListener::bind(ports[1].address()).expect("bind");
+    let said = fails(&rig, elsewhere(&rig, &ports));
+    assert!(said.contains("ops_listen: cannot listen on") && said.contains(&ports[1].address().to_string()), "{said}");
+    serves(&rig).await;
+}
+
+/// Everything in a folder, byte by byte, but for the lock.
+fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder).expect("list").map(|entry| entry.expect("an entry"));
+    let mut all: Vec<_> = entries
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).unwrap_or_default()))
+        .filter(|(name, _)| name != "LOCK")
+        .collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn a_foreign_folder_is_left_as_it_is() {
+    let rig = Rig::folder(&[]);
+    fs::create_dir(rig.data()).expect("a folder");
+    fs::write(rig.data().join("thesis.txt"), "years of work").expect("a file");
+    let before = content(&rig.data());
+    let said = fails(&rig, rig.control_plane_command());
+    assert!(said.contains("is not a Hive data folder") && said.contains("thesis.txt") && said.contains("--data"), "{said}");
+    assert_eq!(content(&rig.data()), before);
+    assert!(!rig.data().join("LOCK").exists());
+}
+
+#[tokio::test]
+async fn a_newer_or_damaged_folder_is_never_reset() {
+    let mut rig = Rig::new().await;
+    let kept = submit(&rig, submission(unwanted())).await.expect("a task").id;
+    rig.control_plane().terminate(LONG);
+    let identity = fs::read_to_string(rig.data().join("HIVE")).expect("the identity");
+
+    let damage: [(&str, &str, Box<dyn Fn(&Path)>); 4] = [
+        ("HIVE", "has format 99", Box::new(|path| fs::write(path, identity.replace("format 1", "format 99")).expect("write"))),
+        ("HIVE", "is damaged", Box::new(|path| fs::write(path, identity.replace("generation 1", "generation 2")).expect("write"))),
+        ("store.db", "is damaged", Box::new(|path| fs::File::options().write(true).open(path).and_then(|f| f.set_len(5_000)).expect("cut"))),
+        ("store.db", "store.db is missing", Box::new(|path| fs::remove_file(path).expect("remove"))),
+    ];
+    for (file, expected, change) in damage {
+        let path = rig.data().join(file);
+        let whole = fs::read(&path).expect("read");
+        change(&path);
+        let before = content(&rig.data());
+        let said = fails(&rig, rig.control_plane_command());
+        assert!(said.contains(expected) && said.contains(&rig.data().display().to_string()), "{expected}: {said}");
+        assert_eq!(content(&rig.data()), before, "{expected}");
+        fs::write(&path, whole).expect("put back");
+    }
+    rig.start_control_plane().await;
+    rig.client().get(kept.parse().expect("an id")).await.expect("the task of before");
+    serves(&rig).await;
+}
