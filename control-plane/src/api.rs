@@ -5,6 +5,7 @@ pub mod check;
 mod cluster;
 mod convert;
 pub mod error;
+mod filter;
 pub mod reason;
 pub mod refusal;
 mod spec;

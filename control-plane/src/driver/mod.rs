@@ -24,6 +24,7 @@ use hive_core::command::Reply;
 use hive_core::id::{Namespace, Revision};
 use hive_core::leader::{Abandoned, CallError, CallId, Input, Leader, Output, Stats, StoreRefusal};
 use hive_core::settings::Settings;
+use hive_core::time::Time;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,9 @@ const MAILBOX: usize = 4096;
 const SITTING: usize = 1024;
 /// Deadlines, receipts and silences are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
+/// A loop that did not run for so long was stopped, or slept with its machine: silences in between
+/// are its own.
+const SLEPT: Duration = Duration::from_secs(2);
 /// Watchers may be this many commits behind.
 const EVENTS: usize = 1024;
 
@@ -72,6 +76,8 @@ pub struct Driver<S> {
     events: broadcast::Sender<Event>,
     random: Random,
     flight: Option<InFlight>,
+    /// When the leader last took a step.
+    stepped: Time,
     /// The leader's counters as last published.
     counted: Stats,
 }
@@ -96,7 +102,8 @@ pub async fn prepare<S: Store>(
 ) -> Result<(Driver<S>, Handle), Error> {
     let loaded = store.acquire().await?;
     let clock = ClusterClock::start(loaded.time);
-    let leader = store::lead(loaded, &settings, &namespaces, clock.now())?;
+    let stepped = clock.now();
+    let leader = store::lead(loaded, &settings, &namespaces, stepped)?;
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let (events, _) = broadcast::channel(EVENTS);
     let handle = Handle::new(sender, events.clone(), clock.clone());
@@ -113,6 +120,7 @@ pub async fn prepare<S: Store>(
         events,
         random: Random(seed),
         flight: None,
+        stepped,
         counted: Stats::default(),
     };
     Ok((driver, handle))
@@ -185,6 +193,12 @@ impl<S: Store> Driver<S> {
 
     fn step(&mut self, input: Input, out: &mut Vec<Output>) {
         let now = self.clock.now();
+        let gap = now.since(self.stepped);
+        if gap >= SLEPT {
+            tracing::warn!(seconds = gap.as_secs(), "did not run for a while; every grace starts anew");
+            self.leader.resume(now);
+        }
+        self.stepped = now;
         let random = &mut self.random;
         self.leader.step(now, input, &mut || random.next(), out);
     }

@@ -60,6 +60,13 @@ impl Hosts {
         self.connections.keys().copied().collect()
     }
 
+    /// Sessions whose oldest offer without receipt was sent then or earlier.
+    pub(super) fn unreceipted(&self, sent: Time) -> Vec<Connection> {
+        let sessions = self.by_key.values().filter_map(|host| host.session.as_ref());
+        let overdue = sessions.filter(|s| s.unreceipted.front().is_some_and(|(_, at, ..)| *at <= sent));
+        overdue.map(|session| session.connection).collect()
+    }
+
     pub(super) fn by_connection(&self, connection: Connection) -> Option<&HostKey> {
         self.connections.get(&connection)
     }
@@ -107,6 +114,13 @@ impl Hosts {
         Some(key)
     }
 
+    /// Every silence counts from now on, except that of those who said goodbye.
+    fn hear_all(&mut self, now: Time) {
+        for host in self.by_key.values_mut().filter(|host| !host.left) {
+            host.heard = now;
+        }
+    }
+
     /// Forgets a sidecar that hosts nothing and has no session.
     pub(super) fn forget(&mut self, key: &HostKey) {
         if self.by_key.get(key).is_some_and(|host| host.session.is_none()) {
@@ -116,6 +130,14 @@ impl Hosts {
 }
 
 impl Leader {
+    /// The driver did not run for a while: stopped, or asleep with its machine. It could hear nobody
+    /// meanwhile, so every grace starts anew, as in [`Leader::new`]. To be called before the first
+    /// step after the gap.
+    pub fn resume(&mut self, now: Time) {
+        self.took_office = now;
+        self.hosts.hear_all(now);
+    }
+
     /// A stream has ended without goodbye: its agents are suspect at once, and lost only after the
     /// grace.
     pub(super) fn hang_up(&mut self, connection: Connection, out: &mut Vec<Output>) {

@@ -96,7 +96,7 @@ impl Leader {
     /// Assignments without receipt are offered again under the same attempt.
     fn offer_again(&mut self, now: Time, out: &mut Vec<Output>) {
         let limit = self.state.settings().liveness.receipt;
-        for connection in self.hosts.connections() {
+        for connection in self.hosts.unreceipted(now - limit) {
             let Some((namespace, _)) = self.host_key(connection) else { continue };
             let mut overdue = Vec::new();
             if let Some(session) = self.hosts.session_mut(connection) {
