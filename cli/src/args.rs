@@ -30,16 +30,29 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 pub(crate) struct Global {
     /// Control plane to talk to, as http://HOST:PORT.
-    #[arg(long, global = true, env = "HIVE_SERVER", default_value = "http://127.0.0.1:7070")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every verb",
+        env = "HIVE_SERVER",
+        default_value = "http://127.0.0.1:7070"
+    )]
     pub(crate) server: String,
     /// Namespace; empty means "default".
-    #[arg(long, global = true, env = "HIVE_NAMESPACE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every verb",
+        env = "HIVE_NAMESPACE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) namespace: String,
     /// Form of the output.
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, global = true, help_heading = "Options of every verb", value_enum, default_value_t)]
     pub(crate) output: Format,
     /// Longest time a call may take, repeats included.
-    #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    #[arg(long, global = true, help_heading = "Options of every verb", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(crate) deadline: Duration,
 }
 

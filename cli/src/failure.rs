@@ -72,7 +72,8 @@ impl Failure {
             status.code().description().clone_into(&mut why);
         }
         if let Some(bad) = details.bad_request() {
-            for violation in &bad.field_violations {
+            // The message of a single fault is that fault.
+            for violation in bad.field_violations.iter().filter(|v| !status.message().contains(&v.description)) {
                 why.push_str(&format!("\n  {}: {}", violation.field, violation.description));
             }
         }
@@ -90,11 +91,18 @@ impl Failure {
             Code::Unknown if is_transport(status) => Exit::Unreachable,
             _ => Exit::Error,
         };
+        // Most sentences end with the task they are about.
+        let id = what.rsplit(' ').next().filter(|word| word.parse::<uuid::Uuid>().is_ok()).unwrap_or("ID");
         let next = match (exit, reason.as_str()) {
             (_, "TASK_NOT_FOUND") => "see what there is with `hive list`".to_owned(),
             (_, "AGENT_NOT_FOUND") => "see what there is with `hive agents`".to_owned(),
-            (_, "TASK_TERMINAL") => "see how it ended with `hive get ID`".to_owned(),
-            (_, "LOGS_NOT_FOUND") => "see whether it was ever assigned with `hive get ID`".to_owned(),
+            (_, "TASK_TERMINAL") => format!("see how it ended with `hive get {id}`"),
+            (_, "LOGS_NOT_FOUND") => format!("see whether it was ever assigned with `hive get {id}`"),
+            (_, "NAMESPACE_NOT_FOUND") => "name one of the server's `namespaces` with --namespace".to_owned(),
+            (_, "METHOD_UNKNOWN") => {
+                format!("is {server} the port for health and metrics? name the one for clients with --server")
+            }
+            (_, "SHUTTING_DOWN") => "repeat it once the control plane is up again".to_owned(),
             (_, "TASK_ID_TOO_OLD" | "TASK_ID_IN_FUTURE") => {
                 "compare this machine's clock with `hive status`".to_owned()
             }
@@ -165,6 +173,22 @@ mod tests {
             text,
             "error: cannot get task x: no such task\n  task_id: not a UUID [TASK_NOT_FOUND]\n  \
              next: see what there is with `hive list`"
+        );
+    }
+
+    #[test]
+    fn one_fault_is_told_once_and_a_hint_names_the_task() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let mut details = ErrorDetails::new();
+        details.set_error_info("TASK_TERMINAL", "hive", [("k".to_owned(), "v".to_owned())]);
+        details.add_bad_request_violation("task_id", "must be a UUID");
+        let status = tonic::Status::with_error_details(Code::InvalidArgument, "task_id: must be a UUID", details);
+        assert_eq!(
+            Failure::call(&format!("cannot cancel task {id}"), "http://h:1", &status).to_string(),
+            format!(
+                "error: cannot cancel task {id}: task_id: must be a UUID [TASK_TERMINAL]\n  \
+                 next: see how it ended with `hive get {id}`"
+            )
         );
     }
 

@@ -1,6 +1,7 @@
 //! The client API: converts requests into commands and answers into messages. Rules are elsewhere.
 
 mod agents;
+mod bodies;
 pub mod check;
 mod cluster;
 mod convert;

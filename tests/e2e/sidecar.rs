@@ -6,7 +6,7 @@ use hive_sdk::client::TaskSpec;
 use hive_sdk::proto::{AgentPhase, TaskReason, TaskState};
 use rustix::process::Signal;
 
-use crate::harness::{AgentDef, LONG, Rig, alive, executions, signal, soon};
+use crate::harness::{AgentDef, LONG, Rig, alive, eventually, executions, signal, soon};
 use crate::programs::Gate;
 
 #[tokio::test]
@@ -106,6 +106,18 @@ async fn a_killed_agent_loses_its_attempts_and_they_are_tried_again() {
     assert_ne!(rig.agent_process("demo-1"), Some(pid), "another process took its place");
 }
 
+/// SIGTERM, and the sidecar has said that it takes no new work.
+async fn told_to_stop(rig: &mut Rig) {
+    let process = rig.sidecar_process("sidecar-1");
+    process.signal(Signal::TERM);
+    soon("the sidecar begins to stop", || process.log().contains("stopping: no new work")).await;
+    eventually("no slot is free", LONG, || async {
+        let agent = rig.client().get_agent("cmd-1").await.expect("the agent");
+        if agent.free_slots.unwrap_or(0) == 0 { Ok(()) } else { Err(agent) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_sidecar_told_to_stop_finishes_its_work() {
     let mut rig = Rig::new().await;
@@ -115,8 +127,7 @@ async fn a_sidecar_told_to_stop_finishes_its_work() {
     let sdk = rig.submit(TaskSpec::new("echo").payload(r#"{"sleep_ms": 1000}"#)).await.id();
     gate.begun(1).await;
     rig.state(sdk, TaskState::Running).await;
-    rig.sidecar_process("sidecar-1").signal(Signal::TERM);
-    rig.phase("cmd-1", AgentPhase::Draining).await;
+    told_to_stop(&mut rig).await;
     // It takes nothing new; another sidecar does.
     let later = rig.submit(TaskSpec::new("gated")).await.id();
     rig.sidecar("sidecar-2", &[gate.agent("cmd-2")]).await;
@@ -126,7 +137,7 @@ async fn a_sidecar_told_to_stop_finishes_its_work() {
     assert_eq!(rig.result(sdk).await.0.attempt, 1);
     let (task, text) = rig.result(later).await;
     assert_eq!((text.as_str(), task.attempt), ("cmd-2 1\n", 1));
-    assert!(rig.sidecar_process("sidecar-1").wait(LONG).success());
+    assert!(rig.sidecar_process("sidecar-1").wait(LONG).await.success());
 }
 
 #[tokio::test]
@@ -136,8 +147,7 @@ async fn a_sidecar_told_to_stop_twice_ends_its_work() {
     rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
     let task = rig.submit(TaskSpec::new("gated")).await.id();
     let pid = gate.begun(1).await;
-    rig.sidecar_process("sidecar-1").signal(Signal::TERM);
-    rig.phase("cmd-1", AgentPhase::Draining).await;
+    told_to_stop(&mut rig).await;
     let end = crate::harness::now() + LONG;
     // Two requests close together are one, so ask until it has gone.
     while rig.sidecar_process("sidecar-1").ended().is_none() {

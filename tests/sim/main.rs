@@ -1,1 +1,94 @@
-//! The seeded simulator.
+//! The simulator: the real leader and the real sidecar sessions in a world of one seed.
+//!
+//! [`world`] owns the virtual clock. Around the machines stand a store that keeps what the real codec
+//! writes ([`store`]), a driver's loop ([`control`]), sidecars' hosts with journal and programs
+//! ([`sidecar`], [`agent`]), streams that carry the real frames ([`network`]) and clients with a ledger
+//! ([`client`]). [`fault`] breaks things, as [`options`] drew them; [`check`] says what must hold.
+//!
+//! * `HIVE_SEEDS=n` runs that many seeds from 1 (40 unless set; `make sim` says 500), the first at
+//!   `HIVE_FIRST`.
+//! * `HIVE_SEED=n` runs one and tells all of it.
+//! * Built with `--cfg hive_mutant`, it plants each bug (or the one named by `HIVE_MUTANT`) and passes
+//!   when it is seen.
+
+mod agent;
+mod check;
+mod client;
+mod control;
+mod fault;
+mod network;
+mod options;
+mod report;
+mod rng;
+mod show;
+mod sidecar;
+mod store;
+mod world;
+
+use report::{Totals, run_one};
+use world::Verbose;
+
+/// Seeds that once failed, with what they found.
+const REGRESSIONS: &[u64] = &[];
+
+/// One seed in so many is run a second time and must do the same.
+const AGAIN: u64 = 10;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().expect(name))
+}
+
+#[cfg(not(hive_mutant))]
+#[test]
+fn seeds() {
+    if let Some(seed) = variable("HIVE_SEED") {
+        let run = run_one(seed, Verbose::Everything);
+        eprintln!("seed {seed}: {:#?}\n{:?}\ndigest {:x}", run.options, run.stats, run.digest.0);
+        assert!(run.failure.is_none(), "{}", report::failed(seed, &run));
+        return;
+    }
+    let first = variable("HIVE_FIRST").unwrap_or(1);
+    let count = variable("HIVE_SEEDS").unwrap_or(40);
+    let seeds: Vec<u64> = REGRESSIONS.iter().copied().chain(first..first + count).collect();
+    let totals = Totals::of(&seeds, |seed| {
+        let run = run_one(seed, Verbose::Nothing);
+        if run.failure.is_some() {
+            return run_one(seed, Verbose::Last);
+        }
+        if seed.is_multiple_of(AGAIN) {
+            let again = run_one(seed, Verbose::Last);
+            assert_eq!(run.digest, again.digest, "seed {seed} does not replay");
+        }
+        run
+    });
+    println!("{totals}");
+    totals.verdict();
+}
+
+#[cfg(hive_mutant)]
+#[test]
+fn mutants() {
+    use hive_core::mutant::{Mutant, plant};
+
+    let named = [
+        ("stale_attempt", Mutant::StaleAttempt),
+        ("told_before_commit", Mutant::ToldBeforeCommit),
+        ("no_reoffer", Mutant::NoReoffer),
+    ];
+    let wanted = std::env::var("HIVE_MUTANT").ok();
+    let chosen: Vec<_> = named.into_iter().filter(|(name, _)| wanted.as_deref().is_none_or(|w| w == *name)).collect();
+    assert!(!chosen.is_empty(), "HIVE_MUTANT is one of {:?}", named.map(|(name, _)| name));
+    let count = variable("HIVE_SEEDS").unwrap_or(500);
+    for (name, mutant) in chosen {
+        let caught = (1..=count).find_map(|seed| {
+            plant(Some(mutant));
+            let run = run_one(seed, Verbose::Nothing);
+            plant(None);
+            run.failure.map(|failure| (seed, failure))
+        });
+        match caught {
+            Some((seed, failure)) => println!("{name}: caught by seed {seed}: {failure}"),
+            None => panic!("{name} is not caught by {count} seeds: the simulator is blind to it"),
+        }
+    }
+}

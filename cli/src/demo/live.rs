@@ -66,6 +66,11 @@ impl Live {
         self.drawn = 0;
     }
 
+    /// What was done up to now is no work of this run.
+    pub(crate) fn forget(&mut self) {
+        self.history.clear();
+    }
+
     /// Tasks per second lately.
     fn rate(&mut self, done: usize, now: Instant) -> f64 {
         self.history.push_back((now, done));

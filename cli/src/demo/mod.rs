@@ -251,6 +251,7 @@ async fn drive(
                 Some(News::Task(report)) => if board.apply(report) { stall.moved(clock::now()) },
                 Some(News::Synced) if submitting.is_none() && !submitted => {
                     done_before = board.counts().done();
+                    live.forget();
                     if resumed {
                         live.notice(&format!("{done_before} of {} tasks were done before", board.total()));
                     }

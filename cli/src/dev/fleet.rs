@@ -396,7 +396,7 @@ impl Fleet {
             if waited.as_secs() / 2 > told {
                 told = waited.as_secs() / 2;
                 let who = if sidecars {
-                    format!("{left} sidecars finish their work")
+                    format!("sidecars that finish their work: {left}")
                 } else {
                     "the control plane closes".to_owned()
                 };

@@ -53,7 +53,7 @@ impl Folder {
                     format!("the data folder {} is in use", root.display()),
                     format!("by `hive` with process id {}", owner.trim()),
                 )
-                .next("stop that one, or give this one a folder of its own with --data DIR or --ephemeral"));
+                .next("stop that one, or give this one a folder of its own with --data DIR"));
             }
             Err(TryLockError::Error(error)) => return Err(fail(error)),
         }

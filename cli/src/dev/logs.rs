@@ -142,7 +142,10 @@ fn digest(line: &str) -> Option<String> {
     }
     // "2026-01-01T00:00:00Z  WARN target: text"
     let mut words = line.split_whitespace();
-    let agent_gone = line.contains(AGENT_CHANGED) && line.contains("ready=false");
+    // Every agent begins with "starting"; what made it start again was told before.
+    let agent_gone = line.contains(AGENT_CHANGED)
+        && line.contains("ready=false")
+        && !line.trim_end().ends_with("ready=false starting");
     let level = [words.next(), words.next()]
         .into_iter()
         .flatten()
@@ -163,6 +166,7 @@ mod tests {
             ("ERROR cannot listen", Some("ERROR cannot listen")),
             ("it is an ERROR to say so", None),
             ("2026 INFO an agent changed agent=\"a\" ready=true", None),
+            ("2026 INFO an agent changed agent=\"a\" ready=false starting", None),
             (
                 "2026 INFO an agent changed agent=\"a\" ready=false",
                 Some("INFO an agent changed agent=\"a\" ready=false"),

@@ -25,10 +25,19 @@ pub(super) async fn run(cx: &Context, args: Logs) -> Result<(), Failure> {
         stream: stream.into(),
     };
     let mut chunks = cx.client.open(&what, request, |mut s, r| async move { s.tasks.tail_logs(r).await }).await?;
+    let mut any = false;
     loop {
         match chunks.message().await {
-            Ok(Some(chunk)) => print(cx.format, &chunk)?,
-            Ok(None) => return Ok(()),
+            Ok(Some(chunk)) => {
+                any = true;
+                print(cx.format, &chunk)?;
+            }
+            Ok(None) => {
+                if !any {
+                    output::say("it wrote nothing");
+                }
+                return Ok(());
+            }
             Err(status) => return Err(Failure::call(&what, &cx.client.server, &status)),
         }
     }

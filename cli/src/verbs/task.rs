@@ -6,7 +6,7 @@ use hive_proto::v1;
 
 use super::Context;
 use crate::args::{List, Page, TaskId, TaskIds};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, printable};
 
 const PAGE_CAP: u32 = 1_000;
@@ -123,20 +123,30 @@ pub(super) fn more(cx: &Context, token: &str) {
     }
 }
 
-/// `hive cancel`.
+/// `hive cancel`: a task that can't be cancelled does not save those after it.
 pub(super) async fn cancel(cx: &Context, args: TaskIds) -> Result<(), Failure> {
+    let mut refused: Option<Failure> = None;
     for id in args.ids {
         let request = v1::CancelTaskRequest { namespace: cx.client.namespace.clone(), task_id: id.clone() };
         let what = format!("cannot cancel task {id}");
-        let response = cx.client.call(&what, request, |mut s, r| async move { s.tasks.cancel_task(r).await }).await?;
-        let task = response.task.unwrap_or_default();
+        let task = match cx.client.call(&what, request, |mut s, r| async move { s.tasks.cancel_task(r).await }).await {
+            Ok(response) => response.task.unwrap_or_default(),
+            // Nobody to ask: the others would fare no better.
+            Err(failure) if matches!(failure.exit, Exit::Unreachable | Exit::Timeout) => return Err(failure),
+            Err(failure) => {
+                if let Some(earlier) = refused.replace(failure) {
+                    output::say(&earlier.to_string());
+                }
+                continue;
+            }
+        };
         match cx.format {
             Format::Json => output::json_line("hive.v1.Task", &task)?,
             Format::Name => output::line(&task.id)?,
             Format::Table => output::line(&format!("{}  {}", task.id, state_word(&task)))?,
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 fn state_word(task: &v1::Task) -> String {
@@ -215,7 +225,9 @@ fn detail(task: &v1::Task) -> String {
         let code = failure.exit_code.map(|c| format!(" exit code {c}")).unwrap_or_default();
         let signal = failure.signal.map(|s| format!(" signal {s}")).unwrap_or_default();
         let reason = reason_name(failure.reason());
-        lines.push(("last failure", format!("{reason}{code}{signal} {}", printable(&failure.message))));
+        // What has no words of its own says its signal only.
+        let said = if failure.message == signal.trim() { String::new() } else { printable_lines(&failure.message) };
+        lines.push(("last failure", format!("{reason}{code}{signal} {said}")));
     }
     if let Some(question) = &task.input_request {
         let prompt = question.prompt.as_ref().map(text).unwrap_or_default();
@@ -224,14 +236,22 @@ fn detail(task: &v1::Task) -> String {
     }
     lines.retain(|(_, value)| !value.trim().is_empty());
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    lines.iter().map(|(name, value)| format!("{name:width$}  {}", value.trim())).collect::<Vec<_>>().join("\n")
+    let indent = format!("\n{:width$}  ", "");
+    let value = |value: &str| value.trim().replace('\n', &indent);
+    lines.iter().map(|(name, text)| format!("{name:width$}  {}", value(text))).collect::<Vec<_>>().join("\n")
+}
+
+/// Text of several lines for people: lines and tabs stay, other control characters do not.
+fn printable_lines(text: &str) -> String {
+    let line = |line: &str| line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
+    text.trim_end().lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A payload for people: its text, or how big it is.
 pub(super) fn text(payload: &v1::Payload) -> String {
     const MOST: usize = 4_096;
     match std::str::from_utf8(&payload.data) {
-        Ok(text) if text.len() <= MOST => printable(text.trim_end()),
+        Ok(text) if text.len() <= MOST => printable_lines(text),
         _ => {
             let kind = if payload.content_type.is_empty() { "bytes" } else { &payload.content_type };
             format!("{} bytes ({}); see -o json", payload.data.len(), printable(kind))
@@ -273,6 +293,16 @@ mod tests {
     fn detail_leaves_out_what_is_absent() {
         let task = v1::Task { id: "x".into(), state: v1::TaskState::Pending.into(), ..Default::default() };
         assert_eq!(detail(&task), "id        x\nstate     PENDING\nattempt   0\nfailures  0");
+    }
+
+    #[test]
+    fn detail_keeps_lines_but_nothing_that_drives_a_terminal() {
+        let result = v1::Payload { data: "a\tb\n\x1b[2Jc\n".into(), ..Default::default() };
+        let failure = v1::Failure { signal: Some(9), message: "signal 9".into(), ..Default::default() };
+        let task = v1::Task { result: Some(result), failure: Some(failure), ..Default::default() };
+        let shown = detail(&task);
+        assert!(shown.contains("result        a\tb\n              \u{fffd}[2Jc\nlast failure"), "{shown}");
+        assert_eq!(shown.matches("signal 9").count(), 1, "{shown}");
     }
 
     #[test]

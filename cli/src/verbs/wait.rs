@@ -50,9 +50,16 @@ pub(super) async fn until_terminal(cx: &Context, id: &str, until: Option<Instant
             return response.task.ok_or_else(|| Failure::error(what, "the answer holds no task"));
         }
         if until.is_some_and(|until| clock::now() >= until) {
-            let state = response.task.map(|task| task::state_name(task.state())).unwrap_or("unknown");
-            return Err(Failure::new(Exit::Timeout, what, format!("time ran out; it is {state}"))
-                .next(format!("follow it with `hive watch {id}`")));
+            let task = response.task.unwrap_or_default();
+            let wanted = task.spec.as_ref().and_then(|spec| spec.capabilities.first());
+            let next = match (task.state(), wanted) {
+                (v1::TaskState::Pending, Some(capability)) => {
+                    format!("see which agents could take it with `hive agents -c {capability}`")
+                }
+                _ => format!("follow it with `hive watch {id}`"),
+            };
+            let why = format!("time ran out; it is {}", task::state_name(task.state()));
+            return Err(Failure::new(Exit::Timeout, what, why).next(next));
         }
     }
 }
@@ -61,7 +68,7 @@ pub(super) async fn until_terminal(cx: &Context, id: &str, until: Option<Instant
 pub(super) fn verdict(tasks: &[v1::Task]) -> Result<(), Failure> {
     let failed: Vec<_> = tasks.iter().filter(|task| task.state() != v1::TaskState::Succeeded).collect();
     let Some(first) = failed.first() else { return Ok(()) };
-    let why = first.failure.as_ref().map(|f| output::printable(&f.message)).unwrap_or_default();
+    let why = first.failure.as_ref().map(|f| last_line(&f.message)).unwrap_or_default();
     let what = match failed.len() {
         1 => format!("task {} ended {}", first.id, task::state_name(first.state())),
         n => format!("{n} of {} tasks did not succeed", tasks.len()),
@@ -69,9 +76,24 @@ pub(super) fn verdict(tasks: &[v1::Task]) -> Result<(), Failure> {
     Err(Failure::new(Exit::TaskFailed, what, why).next(format!("see `hive get {0}` and `hive logs {0}`", first.id)))
 }
 
+/// The end of what a task said of its failure, which `hive get` shows in full.
+fn last_line(message: &str) -> String {
+    const MOST: usize = 300;
+    let line = output::printable(message.trim_end().lines().next_back().unwrap_or_default());
+    let over = line.chars().count().saturating_sub(MOST);
+    if over == 0 { line } else { format!("…{}", line.chars().skip(over).collect::<String>()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_by_its_last_line() {
+        assert_eq!(last_line("Traceback\n  at x\nKeyError: 'a'\n"), "KeyError: 'a'");
+        assert_eq!(last_line(&"x".repeat(5_000)).chars().count(), 301);
+        assert_eq!(last_line(""), "");
+    }
 
     #[test]
     fn only_success_is_success() {

@@ -1,11 +1,12 @@
-//! A refused batch is as if it had never been, and a hello outlives nothing it should not.
+//! A refused batch is as if it had never been; a decision holds only while its ground does.
 
 use std::sync::Arc;
 
-use hive_core::command::Command;
+use hive_core::command::{Command, Context};
 use hive_core::id::{AgentId, SidecarId, TaskId};
 use hive_core::leader::{CallError, Connection, Input};
 use hive_core::record::{AgentSpec, Body, Key, RetryPolicy, Runtime, TaskSpec};
+use hive_core::rules;
 use hive_core::settings::Settings;
 
 use crate::sidecar::Sidecar;
@@ -110,4 +111,20 @@ fn a_stream_that_changes_its_name_leaves_no_session_behind() {
     };
     assert_eq!((free("a1"), free("a2")), (0, 2));
     assert!(SidecarId::parse("s1").is_ok_and(|id| world.committed.contains_key(&Key::Sidecar(world.ns.clone(), id))));
+}
+
+#[test]
+fn an_agent_that_was_heard_meanwhile_is_not_lost() {
+    let mut world = World::new(Settings::default(), 1);
+    let mut s1 = sidecar("s1", 1, "a1");
+    dial(&mut world, &mut s1, 1);
+    world.settle();
+    let changes = |world: &World| {
+        let ctx = Context { namespace: &world.ns, now: world.now, random: 0 };
+        let command = Command::LoseAgent(AgentId::parse("a1").unwrap());
+        rules::decide(world.leader.state(), command, &ctx).unwrap().changes.len()
+    };
+    assert_eq!(changes(&world), 0);
+    world.step(Input::Hangup(Connection(1)));
+    assert_eq!(changes(&world), 1);
 }

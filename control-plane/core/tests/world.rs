@@ -231,6 +231,15 @@ impl World {
                 None => drop(self.committed.remove(key)),
             }
         }
+        let floor = match self.committed.get(&Key::Namespace(self.ns.clone())) {
+            Some(Record::Namespace(record)) => record.floor,
+            _ => Time::ZERO,
+        };
+        for (key, value) in &transaction.records {
+            if let (Key::Task(_, id), None) = (key, value) {
+                assert!(id.time() < floor, "task {id} is forgotten above the floor");
+            }
+        }
         for agent in assigned {
             let key = Key::Agent(self.ns.clone(), agent.clone());
             if transaction.records.iter().any(|(changed, _)| *changed == key) {

@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status};
 use super::check::{self, Limits};
 use super::convert;
 use super::error::{Reason, invalid};
-use super::tasks::page_size;
 use super::watch::Watches;
 use crate::config;
 use crate::driver::Handle;
@@ -25,16 +24,14 @@ pub struct Agents {
     handle: Handle,
     watches: Watches,
     limits: Limits,
-    pages: (usize, usize),
+    page: check::Page,
 }
 
 impl Agents {
     /// Over a driver.
     #[must_use]
     pub fn new(handle: Handle, watches: Watches, config: &config::Config) -> Self {
-        let size = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
-        let pages = (size(config.limits.page_default), size(config.limits.page));
-        Self { handle, watches, limits: config.limits.content(), pages }
+        Self { handle, watches, limits: config.limits.content(), page: check::Page::of(&config.limits) }
     }
 
     /// Carries a command out and shows the agent as it stands then.
@@ -94,7 +91,7 @@ impl AgentService for Agents {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         let namespace = check::namespace(&request.namespace)?;
-        let page = page_size(request.page_size, self.pages)?;
+        let (page, size) = (self.page, self.page.size(request.page_size)?);
         let wrong = |_| Reason::PageTokenInvalid.status("the page token is not one of this list's");
         let after = match request.page_token.as_str() {
             "" => None,
@@ -102,19 +99,26 @@ impl AgentService for Agents {
         };
         let (capability, removed) = (request.capability, request.show_removed);
         let read = move |view: &View<'_>| {
-            let mut agents = Vec::new();
+            let (mut agents, mut bytes) = (Vec::new(), 0);
             let mut last = None;
             let mut more = false;
             for id in view.agents_after(&namespace, after.as_ref()) {
-                if agents.len() == page {
+                if agents.len() == size {
                     more = true;
                     break;
                 }
                 if let Some((record, _)) = view.agent(&namespace, &id)
                     && (removed || record.desired != Desired::Removed)
                     && (capability.is_empty() || record.spec.capabilities.contains(capability.as_str()))
+                    && let Some(agent) = convert::agent_of(view, &namespace, &id)
                 {
-                    agents.extend(convert::agent_of(view, &namespace, &id));
+                    let len = prost::Message::encoded_len(&agent);
+                    if page.is_full(bytes, len) {
+                        more = true;
+                        break;
+                    }
+                    bytes += len;
+                    agents.push(agent);
                 }
                 last = Some(id);
             }

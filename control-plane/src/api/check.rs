@@ -36,6 +36,37 @@ pub struct Limits {
     pub slots: u32,
 }
 
+/// What one page of a list may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page {
+    default: usize,
+    most: usize,
+    /// Bytes after which a page ends early: one more item at most half a message large still fits.
+    bytes: usize,
+}
+
+impl Page {
+    pub(super) fn of(limits: &crate::config::Limits) -> Self {
+        let size = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(limits.message_bytes.0 / 2).unwrap_or(usize::MAX);
+        Self { default: size(limits.page_default), most: size(limits.page), bytes }
+    }
+
+    /// How many items were asked for.
+    pub(super) fn size(&self, asked: i32) -> Result<usize, Status> {
+        match usize::try_from(asked) {
+            Ok(0) => Ok(self.default),
+            Ok(size) => Ok(size.min(self.most)),
+            Err(_) => Err(invalid("page_size", "must not be negative")),
+        }
+    }
+
+    /// One more item has no place beside those that take up so many bytes; the first always has.
+    pub(super) fn is_full(&self, used: usize, item: usize) -> bool {
+        used > 0 && used.saturating_add(item) > self.bytes
+    }
+}
+
 /// Empty means "default".
 pub(super) fn namespace(name: &str) -> Result<Namespace, Status> {
     let name = if name.is_empty() { "default" } else { name };
@@ -149,7 +180,11 @@ pub(super) fn duration(
 ) -> Result<Duration, Status> {
     let Some(value) = value else { return Ok(default) };
     let text = || format!("must be between {} s and {} s", least.as_secs_f64(), most.as_secs_f64());
-    let value = Duration::try_from(value).map_err(|_| invalid(field, text()))?;
+    // Not by prost's conversion, which overflows on the far end of what the wire can hold.
+    let seconds = u64::try_from(value.seconds);
+    let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let (Ok(seconds), Some(nanos)) = (seconds, nanos) else { return Err(invalid(field, text())) };
+    let value = Duration::new(seconds, nanos);
     if value < least || value > most { Err(invalid(field, text())) } else { Ok(value) }
 }
 

@@ -97,7 +97,7 @@ pub(super) fn task(namespace: &Namespace, task: &TaskRecord, soft: &TaskSoft, fu
     let question = match &task.phase {
         Phase::InputRequired(_, question) => Some(v1::InputRequest {
             number: question.number,
-            prompt: Some(body(&question.prompt, full)),
+            prompt: Some(body(&question.prompt, true)),
             deadline: Some(time_out(question.asked + task.spec.input_timeout)),
         }),
         _ => None,

@@ -4,16 +4,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use hive_core::command::{Command, Reply};
 use hive_core::id::{Namespace, Revision, TaskId};
 use hive_core::leader::{TaskSoft, View};
-use hive_core::record::{BlobKey, BlobPart, Body, Phase, TaskRecord};
+use hive_core::record::TaskRecord;
 use hive_proto::google_rpc;
 use hive_proto::v1::task_service_server::TaskService;
 use hive_proto::v1::{self, TaskView};
 use tonic::{Request, Response, Status};
 
+use super::bodies;
 use super::check::{self, Limits};
 use super::convert;
 use super::error::{Reason, invalid};
@@ -24,14 +25,14 @@ use crate::clock;
 use crate::config::{self, TaskDefaults};
 use crate::driver::Handle;
 use crate::session::Logs;
-use crate::store::{Store, codec};
+use crate::store::Store;
 
 /// Tasks looked at per turn of a list: the driver is not held up by a filter that matches little.
 const LOOK: usize = 5_000;
 /// Longest wait of one WaitTask, and the default.
 const WAIT: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(30));
 /// Wait before a refused submission is worth repeating.
-const LATER: Duration = Duration::from_secs(5);
+pub(super) const LATER: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Tasks<S> {
@@ -40,7 +41,7 @@ pub struct Tasks<S> {
     watches: Watches,
     logs: Logs,
     limits: Limits,
-    pages: (usize, usize),
+    page: check::Page,
     batch: usize,
     defaults: TaskDefaults,
 }
@@ -58,7 +59,7 @@ impl<S: Store> Tasks<S> {
             watches,
             logs,
             limits: config.limits.content(),
-            pages: (size(config.limits.page_default), size(config.limits.page)),
+            page: check::Page::of(&config.limits),
             batch: size(config.limits.submit_batch),
             defaults: config.task.clone(),
         }
@@ -81,39 +82,6 @@ impl<S: Store> Tasks<S> {
         Ok(v1::SubmitTaskResponse { task: Some(task), duplicate, revision: Some(check::revision(revision)) })
     }
 
-    /// Brings the bodies that are stored apart.
-    async fn fill(&self, namespace: &Namespace, record: &TaskRecord, task: &mut v1::Task) -> Result<(), Status> {
-        let read = |part, body: &Body| {
-            let key = codec::blob_key(&BlobKey { namespace: namespace.clone(), task: record.id, part });
-            let wanted = body.is_blob();
-            async move {
-                if !wanted {
-                    return Ok(None);
-                }
-                let unreadable = |e| Reason::StoreUnavailable.retry_after(format!("a body can't be read: {e}"), LATER);
-                self.store.blob(&key).await.map_err(unreadable)
-            }
-        };
-        if let Some(data) = read(BlobPart::Payload, &record.spec.payload).await?
-            && let Some(payload) = task.spec.as_mut().and_then(|spec| spec.payload.as_mut())
-        {
-            payload.data = data;
-        }
-        if let Phase::Ended { end: hive_core::record::End::Succeeded(body), .. } = &record.phase
-            && let Some(data) = read(BlobPart::Result, body).await?
-            && let Some(result) = task.result.as_mut()
-        {
-            result.data = data;
-        }
-        if let Phase::InputRequired(_, question) = &record.phase
-            && let Some(data) = read(BlobPart::Question(question.number), &question.prompt).await?
-            && let Some(prompt) = task.input_request.as_mut().and_then(|request| request.prompt.as_mut())
-        {
-            prompt.data = data;
-        }
-        Ok(())
-    }
-
     /// A task as a message, with everything if that was asked for.
     async fn show(
         &self,
@@ -123,9 +91,7 @@ impl<S: Store> Tasks<S> {
         full: bool,
     ) -> Result<v1::Task, Status> {
         let mut task = convert::task(namespace, record, soft, full);
-        if full {
-            self.fill(namespace, record, &mut task).await?;
-        }
+        bodies::fill(&*self.store, namespace, record, &mut task, full).await?;
         Ok(task)
     }
 
@@ -253,7 +219,7 @@ impl<S: Store> TaskService for Tasks<S> {
         let request = request.into_inner();
         let namespace = check::namespace(&request.namespace)?;
         let full = full(request.view, false)?;
-        let page = page_size(request.page_size, self.pages)?;
+        let size = self.page.size(request.page_size)?;
         let filter = Filter::new(request.filter)?;
         let below = match request.page_token.as_str() {
             "" => None,
@@ -263,7 +229,7 @@ impl<S: Store> TaskService for Tasks<S> {
         let read = move |view: &View<'_>| {
             let has = view.has(&ns);
             let (tasks, next) =
-                view.tasks(&ns, below, LOOK, page, |task| matches.matches(task, &view.task_soft(&ns, task)));
+                view.tasks(&ns, below, LOOK, size, |task| matches.matches(task, &view.task_soft(&ns, task)));
             let tasks: Vec<_> = tasks
                 .into_iter()
                 .map(|task| {
@@ -273,13 +239,21 @@ impl<S: Store> TaskService for Tasks<S> {
                 .collect();
             (has, tasks, next, view.revision())
         };
-        let (has, records, next, revision) = self.handle.read(read).await?;
+        let (has, records, mut next, revision) = self.handle.read(read).await?;
         if !has {
             return Err(super::refusal::rejection(&hive_core::rejection::Rejection::NamespaceNotFound));
         }
-        let mut tasks = Vec::with_capacity(records.len());
+        let (mut tasks, mut bytes, mut last) = (Vec::new(), 0, None);
         for (record, soft) in records {
-            tasks.push(self.show(&namespace, &record, &soft, full).await?);
+            let task = self.show(&namespace, &record, &soft, full).await?;
+            let len = prost::Message::encoded_len(&task);
+            if self.page.is_full(bytes, len) {
+                next = last;
+                break;
+            }
+            bytes += len;
+            last = Some(record.id);
+            tasks.push(task);
         }
         let next_page_token = next.map(|id| filter.token(id)).unwrap_or_default();
         Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token, revision: Some(check::revision(revision)) }))
@@ -308,7 +282,16 @@ impl<S: Store> TaskService for Tasks<S> {
         let namespace = check::namespace(&request.namespace)?;
         let id = check::task_id(&request.task_id)?;
         let full = full(request.view, false)?;
-        let events = self.watches.task(&self.handle, namespace, id, full).await?;
+        let events = self.watches.task(&self.handle, namespace.clone(), id, full).await?;
+        let (handle, store) = (self.handle.clone(), Arc::clone(&self.store));
+        let events = events.then(move |answer| {
+            let (handle, store, namespace) = (handle.clone(), Arc::clone(&store), namespace.clone());
+            async move {
+                let mut answer: v1::WatchTaskResponse = answer?;
+                bodies::fill_event(&handle, &*store, &namespace, answer.event.as_mut(), full).await?;
+                Ok(answer)
+            }
+        });
         Ok(Response::new(Box::pin(events)))
     }
 
@@ -321,7 +304,16 @@ impl<S: Store> TaskService for Tasks<S> {
         let request = request.into_inner();
         let namespace = check::namespace(&request.namespace)?;
         let filter = Filter::new(request.filter)?;
-        let events = self.watches.tasks(&self.handle, namespace, filter, !request.skip_snapshot).await?;
+        let events = self.watches.tasks(&self.handle, namespace.clone(), filter, !request.skip_snapshot).await?;
+        let (handle, store) = (self.handle.clone(), Arc::clone(&self.store));
+        let events = events.then(move |answer| {
+            let (handle, store, namespace) = (handle.clone(), Arc::clone(&store), namespace.clone());
+            async move {
+                let mut answer: v1::WatchTasksResponse = answer?;
+                bodies::fill_event(&handle, &*store, &namespace, answer.event.as_mut(), false).await?;
+                Ok(answer)
+            }
+        });
         Ok(Response::new(Box::pin(events)))
     }
 
@@ -423,12 +415,4 @@ fn item_error(status: &Status) -> v1::submit_task_result::Result {
         details: Vec::new(),
     });
     v1::submit_task_result::Result::Error(error)
-}
-
-pub(super) fn page_size(asked: i32, (default, most): (usize, usize)) -> Result<usize, Status> {
-    match usize::try_from(asked) {
-        Ok(0) => Ok(default),
-        Ok(size) => Ok(size.min(most)),
-        Err(_) => Err(invalid("page_size", "must not be negative")),
-    }
 }

@@ -232,7 +232,8 @@ impl Owner {
                 let link = self.stream.as_ref().map(|stream| &stream.link);
                 self.attempts.input(key, local_number, input, link);
             }
-            RuntimeCommand::ResultJournaled { key } => {
+            // Released while it ran, its end is never journaled; nobody asks for it again either.
+            RuntimeCommand::ResultJournaled { key } | RuntimeCommand::Forget { key } => {
                 let link = self.stream.as_ref().map(|stream| &stream.link);
                 self.attempts.journaled(key, link);
             }
@@ -252,8 +253,7 @@ impl Owner {
                     *start_at = Some(clock::boot_ms());
                 }
             }
-            // Its place in the output is kept within the ledger's bound.
-            RuntimeCommand::Forget { .. } | RuntimeCommand::Shutdown { .. } => {}
+            RuntimeCommand::Shutdown { .. } => {}
         }
     }
 

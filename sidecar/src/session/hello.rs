@@ -59,9 +59,11 @@ impl Session {
         (running, finished)
     }
 
-    /// Room of every agent declared. A removed one is declared only while something of it runs.
+    /// Room of every agent declared. A removed one is declared only while something of it runs or is not
+    /// released: its tasks would be taken from it, and their results refused.
     pub(super) fn room(&self) -> Vec<AgentCredit> {
-        let declared = |id: &str, agent: &Agent| agent.desired != DesiredState::Removed || self.occupied(id) > 0;
+        let holds = |id: &str| self.attempts.values().any(|a| a.assigned.agent == id);
+        let declared = |id: &str, agent: &Agent| agent.desired != DesiredState::Removed || holds(id);
         let room = self.agents.iter().filter(|(id, agent)| declared(id, agent));
         room.map(|(id, agent)| self.credit(id, agent)).collect()
     }

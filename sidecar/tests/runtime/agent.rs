@@ -275,6 +275,22 @@ pub(crate) async fn cancel_reaches_the_agent() {
     assert_eq!(rig.ended(key(2)).await.outcome, sidecar_v1::Outcome::Succeeded);
 }
 
+/// Superseded while it ran, its end is told to nobody and never journaled.
+pub(crate) async fn the_end_of_a_released_attempt_may_be_forgotten() {
+    let mut rig = Rig::new(config());
+    let mut fake = Fake::ready(&mut rig).await;
+    let token = key(1).to_string();
+    rig.send(RuntimeCommand::Start(work(1, b""))).await;
+    fake.assigned().await;
+    rig.started(key(1)).await;
+    rig.send(RuntimeCommand::Cancel { key: key(1), grace: DEADLINE }).await;
+    fake.cancelled(&token).await;
+    fake.result(&token, Outcome::Cancelled, b"").await;
+    rig.ended(key(1)).await;
+    rig.send(RuntimeCommand::Forget { key: key(1) }).await;
+    fake.acked(&token).await;
+}
+
 pub(crate) async fn removal_ends_the_process() {
     let mut rig = Rig::new(config());
     let mut fake = Fake::ready(&mut rig).await;

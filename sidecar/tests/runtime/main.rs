@@ -58,6 +58,7 @@ fn main() -> ExitCode {
             a_reconnect_reconciles,
             a_later_stream_ends_the_earlier,
             cancel_reaches_the_agent,
+            the_end_of_a_released_attempt_may_be_forgotten,
             removal_ends_the_process;
         agent_faults:
             a_crash_ends_attempts_and_restarts_the_process,

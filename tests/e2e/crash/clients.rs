@@ -42,7 +42,8 @@ impl Ledger {
 
 /// Submits until told to stop; tries again after a lost answer, or, now and then, never learns.
 pub(crate) async fn submit(endpoint: String, seed: u64, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
-    let client = Client::builder().endpoint(endpoint).timeout(Duration::from_secs(60)).connect_lazy().expect("a client");
+    let client =
+        Client::builder().endpoint(endpoint).timeout(Duration::from_secs(60)).connect_lazy().expect("a client");
     let mut rng = Rng(seed);
     let mut waits = Vec::new();
     while !stop.load(Ordering::Relaxed) {

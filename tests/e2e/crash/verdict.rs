@@ -12,9 +12,19 @@ use super::clients::Ledger;
 use super::watcher::Told;
 use crate::harness::{LONG, Rig, eventually, executions};
 
+/// What may happen to a task on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    /// One attempt, begun once.
+    NothingRestarted,
+    /// As many attempts as it takes, each begun at most once.
+    OncePerAttempt,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) tasks: usize,
+    attempts: u32,
     accepted: usize,
     /// Calls that had to be made again, because the answer was lost.
     repeated: usize,
@@ -34,10 +44,11 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "tasks offered {}, accepted {}, calls repeated {}, taken without an answer {}, results told early {}; \
+            "tasks offered {}, accepted {}, attempts {}, calls repeated {}, taken without an answer {}, results told early {}; \
              lost {}, doubled {}, restarted {}",
             self.tasks,
             self.accepted,
+            self.attempts,
             self.repeated,
             self.taken_unanswered,
             self.told_early,
@@ -68,13 +79,14 @@ pub(crate) async fn settle(rig: &Rig, ledger: &Ledger) {
     let client = rig.client();
     eventually(&format!("all of {offered} tasks have ended"), LONG, || async {
         let filter = TaskFilter { states: open.iter().map(|state| (*state).into()).collect(), ..Default::default() };
-        let left: Vec<Task> = client.list_view(filter, TaskView::Basic, 1_000).try_collect().await.map_err(|e| e.to_string())?;
+        let left: Vec<Task> =
+            client.list_view(filter, TaskView::Basic, 1_000).try_collect().await.map_err(|e| e.to_string())?;
         if left.is_empty() { Ok(()) } else { Err(format!("{} are open, such as {:?}", left.len(), left[0])) }
     })
     .await;
 }
 
-pub(crate) async fn judge(rig: &Rig, ledger: &Ledger, told: &BTreeMap<String, Told>, lists: &[PathBuf]) -> Found {
+pub(crate) async fn judge(rig: &Rig, ledger: &Ledger, told: &BTreeMap<String, Told>, lists: &[PathBuf], strictness: Strictness) -> Found {
     let client = rig.client();
     let stored = client.list_view(TaskFilter::default(), TaskView::Full, 500);
     let stored: Vec<Task> = stored.try_collect().await.expect("list all tasks");
@@ -101,7 +113,8 @@ pub(crate) async fn judge(rig: &Rig, ledger: &Ledger, told: &BTreeMap<String, To
         if task.state() != TaskState::Succeeded || output != entry.payload.as_bytes() {
             found.lost.push(format!("{id}: not the end it should have: {task:?}"));
         }
-        if task.attempt != 1 || task.failures != 0 {
+        found.attempts += task.attempt;
+        if strictness == Strictness::NothingRestarted && (task.attempt != 1 || task.failures != 0) {
             found.restarted.push(format!("{id}: attempt {}, failures {}", task.attempt, task.failures));
         }
         if let Some(first) = &entry.first {
@@ -118,15 +131,19 @@ pub(crate) async fn judge(rig: &Rig, ledger: &Ledger, told: &BTreeMap<String, To
         {
             found.doubled.push(format!("{id}: the watch told {end:?}, and now {task:?}"));
         }
-        let begun = ran.get(&(id.clone(), 1)).copied().unwrap_or(0);
+        let begun = ran.get(&(id.clone(), task.attempt)).copied().unwrap_or(0);
         if begun != 1 {
-            found.doubled.push(format!("{id}: attempt 1 was begun {begun} times"));
+            found.doubled.push(format!("{id}: attempt {} was begun {begun} times", task.attempt));
         }
+    }
+    for ((task, attempt), times) in ran.iter().filter(|(_, times)| **times > 1) {
+        found.doubled.push(format!("{task}: attempt {attempt} was begun {times} times"));
     }
     for id in stored.keys().filter(|id| !known.contains(*id)) {
         found.doubled.push(format!("{id}: nobody offered it"));
     }
-    for (task, attempt) in ran.keys().filter(|(_, attempt)| *attempt != 1) {
+    let again = ran.keys().filter(|(_, attempt)| *attempt != 1 && strictness == Strictness::NothingRestarted);
+    for (task, attempt) in again {
         found.restarted.push(format!("{task}: attempt {attempt} was begun"));
     }
     found

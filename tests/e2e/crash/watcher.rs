@@ -65,8 +65,7 @@ impl Watcher {
         .await;
         assert!(!self.running.is_finished(), "the watch broke off");
         self.running.abort();
-        let told = self.told.lock().expect("told").clone();
-        told
+        std::mem::take(&mut self.told.lock().expect("told"))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use hive_proto::sidecar_v1::sidecar_message::Kind;
 use hive_proto::sidecar_v1 as pb;
+use hive_proto::sidecar_v1::sidecar_message::Kind;
 use hive_sdk::client::TaskSpec;
 use hive_sdk::proto::AgentPhase;
 
@@ -63,18 +63,18 @@ async fn a_sidecar_with_an_old_journal_is_fenced_and_exits() {
     let mut rig = Rig::new().await;
     let agents = [AgentDef::script("c1", &["run"], "cat")];
     rig.sidecar("s1", &agents).await;
-    rig.sidecar_process("s1").terminate(LONG);
+    rig.sidecar_process("s1").terminate(LONG).await;
     let (state, old) = (rig.path().join("s1/state"), rig.path().join("s1/old"));
     fs::rename(&state, &old).expect("put the journal away");
     rig.start_sidecar("s1");
     rig.phase("c1", AgentPhase::Ready).await;
-    rig.sidecar_process("s1").terminate(LONG);
+    rig.sidecar_process("s1").terminate(LONG).await;
     fs::rename(&state, rig.path().join("s1/new")).expect("put the journal away");
     fs::rename(&old, &state).expect("put the old journal back");
 
     rig.start_sidecar("s1");
     let process = rig.sidecar_process("s1");
-    let status = process.wait(LONG);
+    let status = process.wait(LONG).await;
     let log = process.log();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("SIDECAR_FENCED") || log.contains("fenced") || log.contains("replaced"), "{log}");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hive_sdk::proto as v1;
 use hive_sdk::proto::{RetryPolicy, TaskSpec};
 use prost_types::Duration;
+use tonic::Status;
 
 use super::{refused, refused_field, serves, submission, submit, unwanted};
 use crate::harness::Rig;
@@ -49,7 +50,10 @@ const GOOD: &[Change] = &[
     |spec| spec.queue_timeout = seconds(30 * 86_400, 0),
     |spec| spec.input_timeout = seconds(7 * 86_400, 0),
     |spec| spec.retry = Some(RetryPolicy { max_failures: 100, ..Default::default() }),
-    |spec| spec.retry = Some(RetryPolicy { base_delay: seconds(0, 0), max_delay: seconds(86_400, 0), ..Default::default() }),
+    |spec| {
+        spec.retry =
+            Some(RetryPolicy { base_delay: seconds(0, 0), max_delay: seconds(86_400, 0), ..Default::default() })
+    },
     |spec| spec.retry = Some(RetryPolicy { base_delay: seconds(3_600, 0), ..Default::default() }),
 ];
 
@@ -113,7 +117,8 @@ async fn a_task_at_each_edge() {
 async fn an_agent_at_each_edge() {
     let rig = Rig::new().await;
     let register = async |agent_id: &str, spec: v1::AgentSpec| {
-        let request = v1::RegisterAgentRequest { agent_id: agent_id.to_owned(), spec: Some(spec), ..Default::default() };
+        let request =
+            v1::RegisterAgentRequest { agent_id: agent_id.to_owned(), spec: Some(spec), ..Default::default() };
         rig.client().agents().register_agent(request).await
     };
     let good = v1::AgentSpec { capabilities: names(32), labels: labels(32), slots: 100, ..Default::default() };
@@ -163,12 +168,21 @@ async fn a_batch_a_page_and_a_view_at_each_edge() {
     // A bad item is told in its place.
     let other = v1::SubmitTaskRequest { namespace: "other".to_owned(), ..submission(unwanted()) };
     let same = v1::SubmitTaskRequest { namespace: "default".to_owned(), ..submission(unwanted()) };
-    let answer = batch(vec![same, other, submission(TaskSpec::default()), submission(unwanted())]).await.expect("a mixed batch");
+    let answer =
+        batch(vec![same, other, submission(TaskSpec::default()), submission(unwanted())]).await.expect("a mixed batch");
     let taken = |result: &v1::SubmitTaskResult| matches!(result.result, Some(v1::submit_task_result::Result::Task(_)));
-    assert_eq!(answer.get_ref().results.iter().map(taken).collect::<Vec<_>>(), [true, false, false, true]);
+    let results = answer.into_inner().results;
+    assert_eq!(results.iter().map(taken).collect::<Vec<_>>(), [true, false, false, true]);
+    for (result, field) in results[1..3].iter().zip(["namespace", "spec.capabilities"]) {
+        let Some(v1::submit_task_result::Result::Error(error)) = &result.result else { panic!("{result:?}") };
+        // What travels in the header of a refused call: the same message.
+        let details = prost::Message::encode_to_vec(error).into();
+        refused_field(Err::<(), _>(Status::with_details(error.code.into(), &error.message, details)), field);
+    }
 
     let list = async |page_size: i32, page_token: &str, filter: Option<v1::TaskFilter>| {
-        let request = v1::ListTasksRequest { page_size, page_token: page_token.to_owned(), filter, ..Default::default() };
+        let request =
+            v1::ListTasksRequest { page_size, page_token: page_token.to_owned(), filter, ..Default::default() };
         rig.client().tasks().list_tasks(request).await.map(tonic::Response::into_inner)
     };
     refused_field(list(-1, "", None).await, "page_size");
@@ -178,7 +192,9 @@ async fn a_batch_a_page_and_a_view_at_each_edge() {
     let token = list(1, "", None).await.expect("a page").next_page_token;
     assert!(list(1, &token, None).await.is_ok());
     let narrow = v1::TaskFilter { capability: "x".to_owned(), ..Default::default() };
-    for (token, filter) in [("x", None), ("00000000", None), ("ä", None), (&*"f".repeat(5_000), None), (&*token, Some(narrow))] {
+    for (token, filter) in
+        [("x", None), ("00000000", None), ("ä", None), (&*"f".repeat(5_000), None), (&*token, Some(narrow))]
+    {
         refused(list(1, token, filter).await, "PAGE_TOKEN_INVALID");
     }
     let states = |state: i32| Some(v1::TaskFilter { states: vec![state], ..Default::default() });
@@ -190,7 +206,11 @@ async fn a_batch_a_page_and_a_view_at_each_edge() {
     };
     refused_field(agents(-1, "").await, "page_size");
     refused(agents(1, "!").await, "PAGE_TOKEN_INVALID");
-    let get = v1::GetTaskRequest { task_id: hive_sdk::Client::new_task_id(&rig.client()).to_string(), view: 99, ..Default::default() };
+    let get = v1::GetTaskRequest {
+        task_id: hive_sdk::Client::new_task_id(&rig.client()).to_string(),
+        view: 99,
+        ..Default::default()
+    };
     refused_field(rig.client().tasks().get_task(get).await, "view");
     serves(&rig).await;
 }

@@ -3,20 +3,27 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::{serves, submission, submit, unwanted};
-use crate::harness::{LONG, Port, Proc, Rig};
+use hive_sdk::client::TaskSpec;
 
-/// Runs a control plane that must end by itself with code 1, and gives what it said.
-fn fails(rig: &Rig, mut command: Command) -> String {
+use crate::harness::{AgentDef, LONG, Port, Proc, Rig, SIDECAR};
+
+/// Runs a program that must end by itself, and gives its exit code and what it said.
+async fn ends(rig: &Rig, command: Command) -> (i32, String) {
     let log = rig.path().join("second.log");
     let _absent = fs::remove_file(&log);
-    command.stdout(Stdio::null());
     let mut process = Proc::start("second", command, &log);
-    let status = process.wait(LONG);
-    assert_eq!(status.code(), Some(1), "{}", process.log());
-    process.log()
+    let status = process.wait(LONG).await;
+    (status.code().unwrap_or(-1), process.log())
+}
+
+/// A control plane that must end with code 1: what it said.
+async fn fails(rig: &Rig, command: Command) -> String {
+    let (code, said) = ends(rig, command).await;
+    assert_eq!(code, 1, "{said}");
+    said
 }
 
 /// The rig's own command, but on other ports.
@@ -50,21 +57,24 @@ fn elsewhere(rig: &Rig, ports: &[Port; 2]) -> Command {
 #[tokio::test]
 async fn a_second_server_on_the_same_folder_or_port_says_who_is_first() {
     let mut rig = Rig::new().await;
-    let said = fails(&rig, elsewhere(&rig, &[Port::reserve(), Port::reserve()]));
+    let said = fails(&rig, elsewhere(&rig, &[Port::reserve(), Port::reserve()])).await;
     let lock = rig.data().join("LOCK");
     let pid = format!("pid {}", rig.control_plane().pid());
     assert!(said.contains(&lock.display().to_string()) && said.contains(&pid) && said.contains("--data"), "{said}");
     serves(&rig).await;
 
     // Its own ports, all of it taken: the address is named, and the setting.
-    let said = fails(&rig, rig.control_plane_command());
+    let said = fails(&rig, rig.control_plane_command()).await;
     let address = rig.endpoint().replace("http://", "");
-    assert!(said.contains("listen: cannot listen on") && said.contains(&address) && said.contains("another process"), "{said}");
+    assert!(
+        said.contains("listen: cannot listen on") && said.contains(&address) && said.contains("another process"),
+        "{said}"
+    );
     serves(&rig).await;
 
     let ports = [Port::reserve(), Port::reserve()];
     let _taken = TcpListener::bind(ports[1].address()).expect("bind");
-    let said = fails(&rig, elsewhere(&rig, &ports));
+    let said = fails(&rig, elsewhere(&rig, &ports)).await;
     assert!(said.contains("ops_listen: cannot listen on") && said.contains(&ports[1].address().to_string()), "{said}");
     serves(&rig).await;
 }
@@ -86,8 +96,11 @@ async fn a_foreign_folder_is_left_as_it_is() {
     fs::create_dir(rig.data()).expect("a folder");
     fs::write(rig.data().join("thesis.txt"), "years of work").expect("a file");
     let before = content(&rig.data());
-    let said = fails(&rig, rig.control_plane_command());
-    assert!(said.contains("is not a Hive data folder") && said.contains("thesis.txt") && said.contains("--data"), "{said}");
+    let said = fails(&rig, rig.control_plane_command()).await;
+    assert!(
+        said.contains("is not a Hive data folder") && said.contains("thesis.txt") && said.contains("--data"),
+        "{said}"
+    );
     assert_eq!(content(&rig.data()), before);
     assert!(!rig.data().join("LOCK").exists());
 }
@@ -96,13 +109,25 @@ async fn a_foreign_folder_is_left_as_it_is() {
 async fn a_newer_or_damaged_folder_is_never_reset() {
     let mut rig = Rig::new().await;
     let kept = submit(&rig, submission(unwanted())).await.expect("a task").id;
-    rig.control_plane().terminate(LONG);
+    rig.control_plane().terminate(LONG).await;
     let identity = fs::read_to_string(rig.data().join("HIVE")).expect("the identity");
 
     let damage: [(&str, &str, Box<dyn Fn(&Path)>); 4] = [
-        ("HIVE", "has format 99", Box::new(|path| fs::write(path, identity.replace("format 1", "format 99")).expect("write"))),
-        ("HIVE", "is damaged", Box::new(|path| fs::write(path, identity.replace("generation 1", "generation 2")).expect("write"))),
-        ("store.db", "is damaged", Box::new(|path| fs::File::options().write(true).open(path).and_then(|f| f.set_len(5_000)).expect("cut"))),
+        (
+            "HIVE",
+            "has format 99",
+            Box::new(|path| fs::write(path, identity.replace("format 1", "format 99")).expect("write")),
+        ),
+        (
+            "HIVE",
+            "is damaged",
+            Box::new(|path| fs::write(path, identity.replace("generation 1", "generation 2")).expect("write")),
+        ),
+        (
+            "store.db",
+            "is damaged",
+            Box::new(|path| fs::File::options().write(true).open(path).and_then(|f| f.set_len(5_000)).expect("cut")),
+        ),
         ("store.db", "store.db is missing", Box::new(|path| fs::remove_file(path).expect("remove"))),
     ];
     for (file, expected, change) in damage {
@@ -110,7 +135,7 @@ async fn a_newer_or_damaged_folder_is_never_reset() {
         let whole = fs::read(&path).expect("read");
         change(&path);
         let before = content(&rig.data());
-        let said = fails(&rig, rig.control_plane_command());
+        let said = fails(&rig, rig.control_plane_command()).await;
         assert!(said.contains(expected) && said.contains(&rig.data().display().to_string()), "{expected}: {said}");
         assert_eq!(content(&rig.data()), before, "{expected}");
         fs::write(&path, whole).expect("put back");
@@ -118,4 +143,30 @@ async fn a_newer_or_damaged_folder_is_never_reset() {
     rig.start_control_plane().await;
     rig.client().get(kept.parse().expect("an id")).await.expect("the task of before");
     serves(&rig).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_cannot_start_says_why() {
+    let mut rig = Rig::new().await;
+    let agents =
+        |count: usize| (0..count).map(|n| AgentDef::script(&format!("a{n}"), &["x"], "cat")).collect::<Vec<_>>();
+    rig.declare_sidecar("many", &agents(65));
+    let (code, said) = ends(&rig, rig.sidecar_command("many")).await;
+    assert!(code == 2 && said.contains("has 65 entries; at most 64"), "{code}: {said}");
+
+    rig.declare_sidecar("long", &[AgentDef::demo(&"a".repeat(63))]);
+    let mut command = Command::new(SIDECAR);
+    rig.mark(&mut command);
+    let deep = rig.path().join("d".repeat(40));
+    command.args(["--id", "long", "--config"]).arg(rig.path().join("long/sidecar.toml"));
+    command.args(["--server", &rig.endpoint(), "--socket-dir"]).arg(deep);
+    let (code, said) = ends(&rig, command).await;
+    assert!(code == 2 && said.contains("must be shorter than 108 bytes"), "{code}: {said}");
+
+    // One sidecar to a state folder; the first goes on.
+    rig.sidecar("s1", &agents(1)).await;
+    let (code, said) = ends(&rig, rig.sidecar_command("s1")).await;
+    assert!(code == 1 && said.contains("s1/state"), "{code}: {said}");
+    let id = rig.submit(TaskSpec::new("x").payload("y")).await.id();
+    rig.result(id).await;
 }

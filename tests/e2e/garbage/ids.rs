@@ -35,7 +35,14 @@ async fn ids_that_are_none_and_ids_of_nothing() {
     let rig = Rig::new().await;
     let with_id = |id: &str| v1::SubmitTaskRequest { task_id: id.to_owned(), ..submission(unwanted()) };
     let v4 = "f47ac10b-58cc-4372-a567-0e02b2c3d479";
-    for id in ["x", v4, "018f0000-0000-7000-c000-00000000000", "ä", &"0".repeat(5_000), "00000000-0000-7000-c000-000000000000"] {
+    for id in [
+        "x",
+        v4,
+        "018f0000-0000-7000-c000-00000000000",
+        "ä",
+        &"0".repeat(5_000),
+        "00000000-0000-7000-c000-000000000000",
+    ] {
         refused_field(submit(&rig, with_id(id)).await, "task_id");
         let get = v1::GetTaskRequest { task_id: id.to_owned(), ..Default::default() };
         refused_field(rig.client().tasks().get_task(get).await, "task_id");
@@ -79,14 +86,18 @@ async fn an_id_used_before_finds_its_task_or_is_refused() {
     let results = rig.client().tasks().submit_tasks(batch).await.expect("a batch").into_inner().results;
     assert_eq!(results.iter().map(|result| result.duplicate).collect::<Vec<_>>(), [true, false, true]);
 
-    let register = v1::RegisterAgentRequest { agent_id: "a".to_owned(), request_id: "r-1".to_owned(), ..Default::default() };
+    let register =
+        v1::RegisterAgentRequest { agent_id: "a".to_owned(), request_id: "r-1".to_owned(), ..Default::default() };
     let mut agents = rig.client().agents();
     agents.register_agent(register.clone()).await.expect("an agent");
     agents.register_agent(register.clone()).await.expect("the same request again");
     let spec = Some(v1::AgentSpec { slots: 7, ..Default::default() });
     let other = v1::RegisterAgentRequest { spec, ..register.clone() };
     refused(agents.register_agent(other).await, "REQUEST_ID_REUSED");
-    refused(agents.register_agent(v1::RegisterAgentRequest { request_id: "r-2".to_owned(), ..register }).await, "AGENT_EXISTS");
+    refused(
+        agents.register_agent(v1::RegisterAgentRequest { request_id: "r-2".to_owned(), ..register }).await,
+        "AGENT_EXISTS",
+    );
     serves(&rig).await;
 }
 

@@ -1,6 +1,7 @@
 //! Nonsense from every side: each case gives the documented reason, and the server lives on and
 //! serves the next call.
 
+mod bulk;
 mod disk;
 mod fenced;
 mod fields;
@@ -9,6 +10,7 @@ mod ids;
 mod nonsense;
 mod peer;
 mod port;
+mod questions;
 mod slow;
 mod states;
 
@@ -24,7 +26,8 @@ use crate::harness::Rig;
 /// The table of docs/errors.md: reason and code.
 fn documented() -> BTreeMap<&'static str, &'static str> {
     let rows = include_str!("../../../docs/errors.md").lines().filter_map(|line| line.strip_prefix("| `"));
-    let rows = rows.filter_map(|row| row.split_once("` | ").and_then(|(reason, rest)| Some((reason, rest.split_once(' ')?.0))));
+    let rows = rows
+        .filter_map(|row| row.split_once("` | ").and_then(|(reason, rest)| Some((reason, rest.split_once(' ')?.0))));
     rows.collect()
 }
 
@@ -94,6 +97,7 @@ async fn submit(rig: &Rig, request: SubmitTaskRequest) -> Result<v1::Task, Statu
 async fn serves(rig: &Rig) {
     let task = submit(rig, submission(unwanted())).await.expect("a submission after the nonsense");
     let request = v1::GetTaskRequest { task_id: task.id.clone(), ..Default::default() };
-    let read = rig.client().tasks().get_task(request).await.map(Response::into_inner).expect("a read after the nonsense");
+    let read =
+        rig.client().tasks().get_task(request).await.map(Response::into_inner).expect("a read after the nonsense");
     assert_eq!(read.task.expect("a task").id, task.id);
 }

@@ -22,6 +22,8 @@ pub(super) struct Peer {
     inbound: Streaming<SessionResponse>,
     /// As heard in the last frame.
     pub(super) leader: Option<LeaderEpoch>,
+    /// The largest frame heard, in bytes.
+    pub(super) largest: usize,
     heard: VecDeque<Said>,
 }
 
@@ -59,7 +61,7 @@ impl Peer {
             out.try_send(frame).expect("room for the first frames");
         }
         let inbound = dial(rig).await.session(ReceiverStream::new(frames)).await?.into_inner();
-        Ok(Self { out: Some(out), inbound, leader: None, heard: VecDeque::new() })
+        Ok(Self { out: Some(out), inbound, leader: None, largest: 0, heard: VecDeque::new() })
     }
 
     /// Says hello and hears its welcome.
@@ -108,6 +110,7 @@ impl Peer {
             }
             let read = tokio::time::timeout(LONG, self.inbound.message()).await.expect("a message in time");
             let Some(frame) = read? else { return Ok(None) };
+            self.largest = self.largest.max(prost::Message::encoded_len(&frame));
             self.leader = frame.leader.or(self.leader);
             self.heard.extend(frame.messages.into_iter().filter_map(|message| message.kind));
         }

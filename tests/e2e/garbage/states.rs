@@ -5,7 +5,7 @@ use hive_sdk::proto as v1;
 use hive_sdk::proto::{AgentPhase, TaskState};
 
 use super::{refused, serves, submission, submit, unwanted, waits};
-use crate::harness::{AgentDef, Rig, eventually, LONG};
+use crate::harness::{AgentDef, LONG, Rig, eventually, spawn};
 
 fn cancel(id: &str) -> v1::CancelTaskRequest {
     v1::CancelTaskRequest { task_id: id.to_owned(), ..Default::default() }
@@ -125,6 +125,32 @@ async fn what_is_not_there_yet_says_when_to_ask_again() {
     .await;
     // What ends makes room.
     tasks.cancel_task(cancel(&task)).await.expect("cancelled");
+    serves(&rig).await;
+}
+
+#[tokio::test]
+async fn more_calls_than_may_wait_are_not_begun() {
+    let rig = Rig::with(&[("limits.calls", "1")]).await;
+    let task_id = submit(&rig, submission(unwanted())).await.expect("a task").id;
+    let get = || v1::GetTaskRequest { task_id: task_id.clone(), ..Default::default() };
+    let wait = v1::WaitTaskRequest { task_id: task_id.clone(), ..Default::default() };
+    let mut tasks = rig.client().tasks();
+    let waiting = spawn(async move { tasks.wait_task(wait).await });
+    // Until the wait has begun there is a place.
+    let refusal = eventually("no place is left", LONG, || {
+        let mut tasks = rig.client().tasks();
+        let get = get();
+        async move { tasks.get_task(get).await.map_or_else(Ok, |_| Err("there is a place")) }
+    })
+    .await;
+    waits(&refused(Err::<(), _>(refusal), "OVERLOADED"));
+    waiting.abort();
+    eventually("the place is free again", LONG, || {
+        let mut tasks = rig.client().tasks();
+        let get = get();
+        async move { tasks.get_task(get).await }
+    })
+    .await;
     serves(&rig).await;
 }
 

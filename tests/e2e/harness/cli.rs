@@ -34,7 +34,8 @@ impl Ended {
     /// Its lines of data, each of which must be JSON.
     #[track_caller]
     pub(crate) fn json_lines(&self) -> Vec<Value> {
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{}: {error}\n{line}", self.line));
+        let parse =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{}: {error}\n{line}", self.line));
         self.out.lines().map(parse).collect()
     }
 }

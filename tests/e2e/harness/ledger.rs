@@ -18,7 +18,8 @@ pub(crate) const ENTRY: &str = "harness::ledger::agent_process";
 #[ignore = "the agent that other tests start"]
 fn agent_process() {
     let Ok(log) = std::env::var(LOG) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let handle = move |task: Task| {
         let log = log.clone();
         async move {

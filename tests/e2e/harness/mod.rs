@@ -18,12 +18,12 @@ mod rig;
 mod wait;
 
 pub(crate) use agent::AgentDef;
-pub(crate) use cli::{Ended, hive, hive_in};
+pub(crate) use cli::{Ended, hive};
 pub(crate) use clock::{Rng, now, seed, spawn};
 pub(crate) use ledger::executions;
 pub(crate) use port::Port;
 pub(crate) use process::Proc;
-pub(crate) use procfs::{alive, children, gone, processes_with, signal};
+pub(crate) use procfs::{alive, processes_with, signal};
 pub(crate) use proxy::Proxy;
 pub(crate) use rig::Rig;
 pub(crate) use wait::{LONG, eventually, soon};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::clock::{nap, now};
 use super::procfs::signal;
+use super::wait::eventually;
 
 /// A child in a process group of its own; killed when dropped.
 #[derive(Debug)]
@@ -53,10 +53,12 @@ impl Proc {
         }
     }
 
-    /// SIGKILL, and waits for the end.
+    /// SIGKILL, and waits for the end, which comes at once.
     pub(crate) fn kill9(&mut self) {
         self.signal(Signal::KILL);
-        self.wait(Duration::from_secs(10));
+        if self.ended.is_none() {
+            self.ended = Some(self.child.wait().expect("wait for a child"));
+        }
     }
 
     /// SIGSTOP: it keeps its connections and says nothing.
@@ -69,22 +71,20 @@ impl Proc {
         self.signal(Signal::CONT);
     }
 
-    /// SIGTERM, and waits for the end; blocks the calling thread.
-    pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
+    /// SIGTERM, and waits for the end.
+    pub(crate) async fn terminate(&mut self, limit: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.wait(limit)
+        self.wait(limit).await
     }
 
-    /// Waits for the end; blocks the calling thread.
-    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let end = now() + limit;
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            assert!(now() < end, "{} (pid {}) did not end within {limit:?}", self.name, self.pid());
-            nap();
-        }
+    /// Waits for the end.
+    pub(crate) async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let what = format!("{} (pid {}) ends", self.name, self.pid());
+        eventually(&what, limit, || {
+            let ended = self.ended();
+            async move { ended.ok_or("it runs") }
+        })
+        .await
     }
 
     /// All it wrote.

@@ -11,32 +11,21 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Its state letter, such as `S`, `T` or `Z`, and its parent.
-fn stat(pid: u32) -> Option<(char, u32)> {
+/// Its state letter, such as `S`, `T` or `Z`.
+fn state(pid: u32) -> Option<char> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold spaces and parentheses; what follows its last one does not.
-    let mut rest = text.rsplit_once(')')?.1.split_whitespace();
-    let state = rest.next()?.chars().next()?;
-    Some((state, rest.next()?.parse().ok()?))
+    text.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// It runs, or could; a zombie does not.
 pub(crate) fn alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
-}
-
-pub(crate) fn gone(pid: u32) -> bool {
-    !alive(pid)
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn all() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// The live processes whose parent this is.
-pub(crate) fn children(parent: u32) -> Vec<u32> {
-    all().into_iter().filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != 'Z')).collect()
 }
 
 /// Live processes other than this one in whose command line or environment the text stands, with

@@ -52,7 +52,7 @@ pub(super) struct Batch {
     bytes: usize,
 }
 
-/// Rough size of an encoded record with its key.
+/// Rough size of an encoded record with its key, texts and bodies aside.
 const RECORD_BYTES: usize = 400;
 
 impl Batch {
@@ -66,7 +66,9 @@ impl Batch {
         self.bytes < bytes && (used == 0 || used + command <= ops)
     }
 
-    pub(super) fn touch(&mut self, key: Key, before: Option<Record>) {
+    /// A record of so many bytes of texts and bodies is written under a key.
+    pub(super) fn touch(&mut self, key: Key, before: Option<Record>, bytes: usize) {
+        self.bytes += bytes;
         self.before.entry(key).or_insert_with(|| {
             self.bytes += RECORD_BYTES;
             before

@@ -215,6 +215,11 @@ impl Leader {
             self.note_start(now, &namespace, &sidecar, listed);
         }
         for token in lost {
+            if !self.has_room() {
+                // The rest goes into the next batch; what is lost by then is not found again.
+                self.queue.push_front(Work::Welcome { connection });
+                return;
+            }
             let command = Command::LoseAttempt { token, message: "its host came back without it" };
             let _always_decided = self.decide(now, &namespace, command, random(), out);
         }

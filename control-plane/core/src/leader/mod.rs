@@ -25,11 +25,12 @@ pub use message::{
 pub use view::{TaskSoft, View};
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::command::{Command, Context, Effect, Reply};
 use crate::id::{AgentId, AttemptId, LeaderEpoch, Namespace, Revision, SidecarId};
 use crate::mutant::{self, Mutant};
-use crate::record::Key;
+use crate::record::{Key, Record};
 use crate::rejection::Rejection;
 use crate::rules;
 use crate::state::{Offer, State};
@@ -39,6 +40,8 @@ use hosts::{Host, Hosts};
 
 /// Most operations of one command, retention aside.
 const COMMAND_OPS: usize = 4;
+/// After repeated refusals the leader's own work waits so long: the same would only be refused again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One thing to decide, in the order it came.
 #[derive(Debug)]
@@ -72,6 +75,12 @@ pub struct Leader {
     evictions: Vec<Work>,
     last_sweep: Time,
     lost_this_second: u32,
+    /// Batches refused since the last one that landed.
+    refusals: u32,
+    /// Till then nothing is decided that nobody asks for.
+    hold_until: Time,
+    resync_owed: bool,
+    resynced: Time,
     stats: Stats,
 }
 
@@ -99,6 +108,10 @@ impl Leader {
             evictions: Vec::new(),
             last_sweep: now,
             lost_this_second: 0,
+            refusals: 0,
+            hold_until: Time::ZERO,
+            resync_owed: false,
+            resynced: Time::ZERO,
             stats: Stats::default(),
         };
         leader.state.advance(now);
@@ -157,7 +170,7 @@ impl Leader {
             }
             Input::Hangup(connection) => self.hang_up(connection, out),
             Input::Committed => self.land(out),
-            Input::Refused(reason) => self.roll_back(reason, out),
+            Input::Refused(reason) => self.roll_back(now, reason, out),
             Input::Tick => self.tick(now, out),
         }
         self.run(now, random, out);
@@ -165,7 +178,7 @@ impl Leader {
 
     /// Works the queue off, then gives work to free agents, as far as the forming batch has room.
     fn run(&mut self, now: Time, random: &mut dyn FnMut() -> u64, out: &mut Vec<Output>) {
-        self.reap();
+        self.reap(now);
         while self.has_room() {
             let Some(work) = self.queue.pop_front() else { break };
             match work {
@@ -187,9 +200,11 @@ impl Leader {
                 Work::Reap { namespace, agent } => self.reap_agent(now, namespace, agent, random, out),
                 Work::Evict { namespace, rounds } => self.evict(now, namespace, rounds, random(), out),
             }
-            self.reap();
+            self.reap(now);
         }
-        self.dispatch(now, out);
+        if now >= self.hold_until {
+            self.dispatch(now, out);
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -210,8 +225,9 @@ impl Leader {
         let decision = rules::decide(&self.state, command, &ctx)?;
         for change in decision.changes {
             let key = change.key.clone();
+            let bytes = change.value.as_ref().map_or(0, Record::text_bytes);
             let before = self.state.apply(change);
-            self.forming.touch(key, before);
+            self.forming.touch(key, before, bytes);
         }
         for (key, bytes) in decision.blobs {
             self.forming.attach(key, bytes);
@@ -299,6 +315,7 @@ impl Leader {
     fn land(&mut self, out: &mut Vec<Output>) {
         let Some(batch) = self.flying.take() else { return };
         self.committed += 1;
+        self.refusals = 0;
         let revision = self.revision();
         out.push(Output::Committed { revision, changes: batch.written });
         for parked in batch.parked {
@@ -306,7 +323,7 @@ impl Leader {
         }
     }
 
-    fn roll_back(&mut self, reason: StoreRefusal, out: &mut Vec<Output>) {
+    fn roll_back(&mut self, now: Time, reason: StoreRefusal, out: &mut Vec<Output>) {
         let forming = std::mem::take(&mut self.forming);
         let flying = self.flying.take().unwrap_or_default();
         for batch in [forming, flying] {
@@ -329,12 +346,31 @@ impl Leader {
             }
         }
         for connection in self.hosts.connections() {
-            if self.hosts.session_mut(connection).is_some_and(|session| session.open) {
-                out.push(Output::Send { connection, message: ToSidecar::Resync });
-            } else {
+            if self.hosts.session_mut(connection).is_none_or(|session| !session.open) {
                 // Its generation may never have been minted: it begins anew.
                 self.hang_up(connection, out);
                 out.push(Output::Close { connection, cause: CloseCause::StoreFailed });
+            }
+        }
+        self.refusals += 1;
+        if self.refusals > 1 {
+            self.hold_until = now + STORE_PAUSE;
+        }
+        self.resync_owed = true;
+        self.resync(now, out);
+    }
+
+    /// What was parked on a refused batch is found again by hellos: all are asked for one, but not
+    /// more often than the store is tried.
+    fn resync(&mut self, now: Time, out: &mut Vec<Output>) {
+        if !self.resync_owed || now < self.resynced + STORE_PAUSE {
+            return;
+        }
+        self.resync_owed = false;
+        self.resynced = now;
+        for connection in self.hosts.connections() {
+            if self.hosts.session_mut(connection).is_some_and(|session| session.open) {
+                out.push(Output::Send { connection, message: ToSidecar::Resync });
             }
         }
     }

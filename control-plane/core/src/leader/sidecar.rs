@@ -140,13 +140,21 @@ impl Leader {
             return;
         }
         self.receipt(connection, seen);
+        let Some(session) = self.hosts.session_mut(connection) else { return };
         let Some(space) = self.state.spaces.get_mut(namespace) else { return };
         for credit in agents {
             if space.agent(&credit.agent).is_none_or(|agent| agent.host.as_ref() != Some(sidecar)) {
                 continue;
             }
+            let unseen = session.unreceipted.iter().filter(|(.., agent, _)| *agent == credit.agent);
             space.soften(&credit.agent, |entry| {
-                entry.soft.free = credit.free;
+                // Under way and ended meanwhile: the free slots told do not know of it, and no slot
+                // here stands for it.
+                let orphaned = unseen.filter(|(number, _, _, token)| {
+                    entry.slots.get(&token.task).is_none_or(|slot| slot.offer != Offer::Sent(*number))
+                });
+                let orphaned = u32::try_from(orphaned.count()).unwrap_or(u32::MAX);
+                entry.soft.free = credit.free.saturating_sub(orphaned);
                 entry.soft.ready = credit.ready;
                 for slot in entry.slots.values_mut() {
                     if matches!(slot.offer, Offer::Sent(number) if number <= seen) {

@@ -22,6 +22,7 @@ const EVICT_ROUNDS: u32 = 1_000;
 impl Leader {
     pub(super) fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.offer_again(now, out);
+        self.resync(now, out);
         if self.chores > 0 {
             // The store is behind: the same would only be asked for again.
             return;
@@ -104,20 +105,22 @@ impl Leader {
                     overdue.extend(session.unreceipted.pop_front());
                 }
             }
-            let mut undecided = Vec::new();
+            let mut kept = Vec::new();
             for entry in overdue {
                 let token = entry.3;
                 let task = self.state.space(&namespace).and_then(|s| s.task(token.task)).cloned();
-                let Some(task) = task.filter(|t| t.attempt == token.attempt && t.run().is_some()) else { continue };
-                if self.is_undecided(&Key::Task(namespace.clone(), token.task)) {
-                    undecided.push(entry);
-                } else {
-                    self.stats.reoffers += 1;
-                    self.offer(&namespace, &task, out);
-                }
+                let current = task.filter(|t| t.attempt == token.attempt && t.run().is_some());
+                let undecided = self.is_undecided(&Key::Task(namespace.clone(), token.task));
+                let Some(task) = current.filter(|_| !undecided) else {
+                    // Kept while it is under way: it takes a slot there until the receipt.
+                    kept.push(entry);
+                    continue;
+                };
+                self.stats.reoffers += 1;
+                self.offer(&namespace, &task, out);
             }
             if let Some(session) = self.hosts.session_mut(connection) {
-                for entry in undecided.into_iter().rev() {
+                for entry in kept.into_iter().rev() {
                     session.unreceipted.push_front(entry);
                 }
             }
@@ -156,7 +159,10 @@ impl Leader {
     }
 
     /// Agents that are lost or evicted are due.
-    pub(super) fn reap(&mut self) {
+    pub(super) fn reap(&mut self, now: Time) {
+        if now < self.hold_until {
+            return;
+        }
         for (namespace, space) in &mut self.state.spaces {
             for agent in std::mem::take(&mut space.reap) {
                 self.queue.push_back(Work::Reap { namespace: namespace.clone(), agent });
@@ -212,6 +218,10 @@ impl Leader {
 
     /// One round of retention; full rounds are followed by another.
     pub(super) fn evict(&mut self, now: Time, namespace: Namespace, rounds: u32, random: u64, out: &mut Vec<Output>) {
+        if now < self.hold_until {
+            // The next sweep begins again.
+            return;
+        }
         let settings = self.state.settings();
         let most = Decision::MAX_OPS.min(settings.batch_ops);
         if !self.forming.has_room(most, settings.batch_ops, settings.batch_bytes) {

@@ -77,6 +77,27 @@ impl Record {
             Record::Task(r) => Key::Task(ns.clone(), r.id),
         }
     }
+
+    /// Bytes of its texts and bodies: all of it that has no small bound of its own.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Record::Namespace(_) | Record::Sidecar(_) => 0,
+            Record::Agent(r) => labels_bytes(&r.spec.labels) + capabilities_bytes(&r.spec.capabilities),
+            Record::Task(r) => r.text_bytes(),
+        }
+    }
+}
+
+/// An entry's texts and what frames them.
+const ENTRY: usize = 8;
+
+fn labels_bytes(labels: &Labels) -> usize {
+    labels.iter().map(|(key, value)| ENTRY + key.len() + value.len()).sum()
+}
+
+fn capabilities_bytes(capabilities: &Capabilities) -> usize {
+    capabilities.iter().map(|name| ENTRY + name.len()).sum()
 }
 
 /// A put (with a value) or a delete (without) of one record.

@@ -279,6 +279,27 @@ impl TaskRecord {
         matches!(self.phase, Phase::Ended { .. })
     }
 
+    /// Bytes of its texts and bodies; see [`super::Record::text_bytes`].
+    pub(super) fn text_bytes(&self) -> usize {
+        let spec = &self.spec;
+        let inline = |body: &Body| body.content_type.len() + body.inline.as_ref().map_or(0, bytes::Bytes::len);
+        let phase = match &self.phase {
+            Phase::Pending { .. } => 0,
+            Phase::Assigned(run) => run.answer.as_ref().map_or(0, |answer| inline(&answer.body)),
+            Phase::InputRequired(run, question) => {
+                inline(&question.prompt) + run.answer.as_ref().map_or(0, |answer| inline(&answer.body))
+            }
+            Phase::Ended { end: End::Succeeded(body), .. } => inline(body),
+            Phase::Ended { .. } => 0,
+        };
+        phase
+            + inline(&spec.payload)
+            + super::labels_bytes(&spec.labels)
+            + super::labels_bytes(&spec.requirement.labels)
+            + super::capabilities_bytes(&spec.requirement.capabilities)
+            + self.failure.as_ref().map_or(0, |failure| failure.message.len())
+    }
+
     /// Bytes it holds against the retention limit: bodies and a flat share for the rest.
     #[must_use]
     pub fn retained_bytes(&self) -> u64 {

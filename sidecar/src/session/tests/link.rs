@@ -104,6 +104,29 @@ fn levels_are_remembered_and_a_removed_agent_is_not_declared() {
 }
 
 #[test]
+fn a_removed_agent_is_declared_until_its_results_are_released() {
+    let mut rig = connected();
+    let one = attempt(1, 1);
+    work(&mut rig, 1, one);
+    let (agent_id, desired_state) = ("a".into(), DesiredState::Removed.into());
+    rig.down(vec![Down::Drain(wire::Drain { agent_id, desired_state })]);
+    rig.cut();
+    rig.end(one, Outcome::Succeeded);
+    let declared = |rig: &mut Rig| {
+        rig.told();
+        rig.connect();
+        let told = rig.told();
+        let Up::Hello(hello) = &told[0] else { panic!() };
+        hello.agents.iter().map(|a| a.agent_id.clone()).collect::<Vec<_>>()
+    };
+    // Undeclared, its unfinished tasks would be taken from it before the result is heard.
+    assert_eq!(declared(&mut rig), ["a", "b"]);
+    rig.down(vec![release(one, ReleaseKind::Committed, committed(one))]);
+    rig.cut();
+    assert_eq!(declared(&mut rig), ["b"]);
+}
+
+#[test]
 fn a_host_boot_makes_a_new_boot_and_keeps_results() {
     let mut rig = connected();
     let one = attempt(1, 1);

@@ -1,0 +1,80 @@
+//! Agents by an operator's will: drained, removed, brought back.
+
+use hive_sdk::client::TaskSpec;
+use hive_sdk::proto::{AgentPhase, AgentSpec, TaskState};
+
+use crate::harness::{AgentDef, Rig, alive, soon};
+use crate::programs::Gate;
+
+#[tokio::test]
+async fn a_drained_agent_finishes_and_takes_nothing_new() {
+    let mut rig = Rig::new().await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
+    let client = rig.client();
+    let running = rig.submit(TaskSpec::new("gated")).await.id();
+    gate.begun(1).await;
+    client.drain_agent("cmd-1", false).await.unwrap();
+    rig.phase("cmd-1", AgentPhase::Draining).await;
+    let waiting = rig.submit(TaskSpec::new("gated")).await.id();
+    gate.open();
+    assert_eq!(rig.result(running).await.0.attempt, 1);
+    rig.phase("cmd-1", AgentPhase::Drained).await;
+    assert_eq!(client.get(waiting).await.unwrap().state(), TaskState::Pending);
+    // A level, not an event: it holds through restarts of both sides.
+    rig.crash_control_plane().await;
+    rig.sidecar_process("sidecar-1").kill9();
+    rig.start_sidecar("sidecar-1");
+    rig.phase("cmd-1", AgentPhase::Drained).await;
+    assert_eq!(client.get(waiting).await.unwrap().state(), TaskState::Pending);
+    client.drain_agent("cmd-1", true).await.unwrap();
+    assert_eq!(rig.result(waiting).await.0.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_removed_agent_finishes_first_and_can_come_back() {
+    let mut rig = Rig::new().await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("sidecar-1", &[gate.agent("cmd-1"), AgentDef::demo("demo-1")]).await;
+    let client = rig.client();
+    let running = rig.submit(TaskSpec::new("gated")).await.id();
+    gate.begun(1).await;
+    client.remove_agent("cmd-1", false).await.unwrap();
+    let waiting = rig.submit(TaskSpec::new("gated")).await.id();
+    gate.open();
+    assert_eq!(rig.result(running).await.0.attempt, 1);
+    rig.phase("cmd-1", AgentPhase::Gone).await;
+    assert_eq!(client.drain_agent("cmd-1", true).await.unwrap_err().reason(), Some("AGENT_REMOVED"));
+    assert_eq!(client.get(waiting).await.unwrap().state(), TaskState::Pending);
+    let spec = AgentSpec { capabilities: vec!["gated".into()], slots: 4, ..Default::default() };
+    client.register_agent("cmd-1", spec).await.unwrap();
+    rig.phase("cmd-1", AgentPhase::Ready).await;
+    assert_eq!(rig.result(waiting).await.0.attempt, 1);
+
+    // An SDK agent goes and comes back the same way.
+    client.remove_agent("demo-1", false).await.unwrap();
+    rig.phase("demo-1", AgentPhase::Gone).await;
+    let spec = AgentSpec { capabilities: vec!["echo".into()], slots: 4, ..Default::default() };
+    client.register_agent("demo-1", spec).await.unwrap();
+    rig.phase("demo-1", AgentPhase::Ready).await;
+    let task = rig.submit(TaskSpec::new("echo").payload("back")).await.id();
+    assert_eq!(rig.result(task).await.1, "back");
+}
+
+#[tokio::test]
+async fn removal_by_force_ends_what_runs_and_another_takes_it() {
+    let mut rig = Rig::new().await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
+    let id = rig.submit(TaskSpec::new("gated")).await.id();
+    let pid = gate.begun(1).await;
+    rig.client().remove_agent("cmd-1", true).await.unwrap();
+    soon("its program ends", || !alive(pid)).await;
+    rig.phase("cmd-1", AgentPhase::Gone).await;
+    let task = rig.client().get(id).await.unwrap();
+    assert_eq!((task.state(), task.failures), (TaskState::Pending, 0), "not the task's fault: {task:?}");
+    rig.sidecar("sidecar-2", &[gate.agent("cmd-2")]).await;
+    gate.open();
+    let (task, text) = rig.result(id).await;
+    assert_eq!((text.as_str(), task.attempt), ("cmd-2 2\n", 2));
+}

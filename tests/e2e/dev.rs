@@ -1,0 +1,126 @@
+//! `hive dev`: a fleet that comes up, mends itself, and goes when its owner goes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hive_sdk::Client;
+use hive_sdk::client::{TaskExt as _, TaskSpec};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{HIVE, LONG, Proc, alive, eventually, processes_with, signal};
+
+/// A `hive dev` or `hive demo` in a folder of its own, which all its processes carry in their
+/// environment; what is left of it is killed when this goes.
+pub(crate) struct Owner {
+    pub(crate) process: Proc,
+    pub(crate) dir: TempDir,
+}
+
+impl Owner {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("hive-e2e-").tempdir().unwrap();
+        Self::start_in(dir, args)
+    }
+
+    pub(crate) fn start_in(dir: TempDir, args: &[&str]) -> Self {
+        let _absent = std::fs::remove_file(dir.path().join("ready"));
+        let mut command = Command::new(HIVE);
+        command.args(args).arg("--ready-file").arg(dir.path().join("ready")).args(["--sidecars", "2"]);
+        command.env("E2E_RIG", dir.path()).env("TMPDIR", dir.path()).env_remove("TERM").current_dir(dir.path());
+        let process = Proc::start("hive", command, &dir.path().join("hive.log"));
+        Self { process, dir }
+    }
+
+    /// Waits for the ready file and reads it.
+    pub(crate) async fn ready(&mut self) -> Value {
+        let path = self.dir.path().join("ready");
+        let process = &mut self.process;
+        eventually("hive is ready", LONG, || {
+            let ended = process.ended();
+            assert!(ended.is_none(), "{ended:?}: {}", process.log());
+            let ready = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            async move { ready.ok_or("no ready file") }
+        })
+        .await
+    }
+
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        left(self.dir.path())
+    }
+}
+
+/// Processes of this folder.
+pub(crate) fn left(dir: &Path) -> Vec<(u32, String)> {
+    processes_with(&dir.display().to_string())
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- hive said\n{}", self.process.log());
+        }
+        self.process.signal(Signal::KILL);
+        for (pid, _) in self.processes() {
+            signal(pid, Signal::KILL);
+        }
+    }
+}
+
+pub(crate) fn pid(value: &Value) -> u32 {
+    u32::try_from(value["pid"].as_u64().expect("a process id")).expect("a process id")
+}
+
+fn client(ready: &Value) -> Client {
+    Client::builder().endpoint(ready["endpoint"].as_str().unwrap()).timeout(LONG).connect_lazy().unwrap()
+}
+
+async fn works(client: &Client) {
+    let task = client.submit(TaskSpec::new("echo").payload("hello")).await.unwrap();
+    assert!(task.wait(LONG).await.unwrap().is_success());
+}
+
+async fn nothing_left(dir: PathBuf) {
+    eventually("nothing is left", LONG, || {
+        let left = left(&dir);
+        async move { if left.is_empty() { Ok(()) } else { Err(left) } }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_dies_is_started_again_and_ctrl_c_ends_all() {
+    let mut dev = Owner::start(&["dev", "--ephemeral", "--port", "0"]);
+    let ready = dev.ready().await;
+    let client = client(&ready);
+    works(&client).await;
+    for victim in [&ready["control_plane"], &ready["sidecars"][0]] {
+        signal(pid(victim), Signal::KILL);
+        eventually("another takes its place", LONG, || {
+            let now: Value = std::fs::read(dev.dir.path().join("ready"))
+                .ok()
+                .and_then(|text| serde_json::from_slice(&text).ok())
+                .unwrap_or_default();
+            let all = [&now["control_plane"], &now["sidecars"][0]].map(|p| p["pid"].as_u64().unwrap_or(0));
+            let replaced = !all.contains(&u64::from(pid(victim))) && all.iter().all(|pid| *pid != 0);
+            async move { if replaced { Ok(()) } else { Err(all) } }
+        })
+        .await;
+        works(&client).await;
+    }
+    dev.process.signal(Signal::INT);
+    assert!(dev.process.wait(LONG).await.success(), "{}", dev.process.log());
+    nothing_left(dev.dir.path().to_owned()).await;
+}
+
+#[tokio::test]
+async fn a_killed_owner_takes_everything_with_it() {
+    let mut dev = Owner::start(&["dev", "--data", "fleet", "--port", "0"]);
+    let ready = dev.ready().await;
+    works(&client(&ready)).await;
+    assert!(dev.processes().len() > 3, "{:?}", dev.processes());
+    dev.process.kill9();
+    nothing_left(dev.dir.path().to_owned()).await;
+    assert!(!alive(pid(&ready["control_plane"])));
+}

@@ -1,0 +1,260 @@
+//! What must hold, held against the store: at every commit, at everything told, at every start.
+
+use hive_core::command::{Release, Reply};
+use hive_core::id::{Attempt, Revision, TaskId};
+use hive_core::invariant;
+use hive_core::leader::{CallError, ToSidecar};
+use hive_core::record::{BlobPart, End, Key, Phase, Record, TaskRecord};
+use hive_core::rejection::Rejection;
+use hive_proto::v1;
+use hive_sidecar::attempt::{AttemptKey, StartAttempt};
+
+use crate::agent::product;
+use crate::client::{Asked, answer};
+use crate::store::Succession;
+use crate::world::World;
+use hive_control_plane::store::Transaction;
+
+fn task_of(key: AttemptKey) -> TaskId {
+    TaskId(key.task)
+}
+
+impl World {
+    /// The attempt is current, by the store.
+    pub(crate) fn is_current(&self, key: AttemptKey) -> bool {
+        self.store.task(task_of(key)).is_some_and(|task| task.attempt.0 == key.attempt && task.run().is_some())
+    }
+
+    /// A transaction lands.
+    pub(crate) fn write(&mut self, tx: Transaction) {
+        for op in &tx.ops {
+            self.digest.bytes(op.key());
+        }
+        self.digest.add(tx.seq);
+        self.stats.commits += 1;
+        match self.store.apply(tx) {
+            Ok(changed) => changed.into_iter().for_each(|change| self.check_change(change)),
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    fn check_change(&mut self, (key, before, after): Succession) {
+        match (before, after) {
+            (None, Some(Record::Task(task))) => self.check_created(&task),
+            (Some(Record::Task(before)), Some(Record::Task(after))) => {
+                if let Err(fault) = invariant::check_succession(&before, &after) {
+                    self.fail(format!("I2/I4: {fault}"));
+                }
+                if after.attempt > before.attempt {
+                    self.stats.assigned += 1;
+                    self.check_assigned(&after);
+                }
+                if after.is_ended() && !before.is_ended() {
+                    self.check_ended(&after);
+                }
+            }
+            (Some(Record::Task(before)), None) => {
+                let id = before.id;
+                self.stats.evicted += 1;
+                if !before.is_ended() {
+                    self.fail(format!("I1: task {id} is deleted before its end"));
+                }
+                if id.time() >= self.store.floor() {
+                    self.fail(format!("I5: task {id} is deleted at or above the floor"));
+                }
+                if let Some(entry) = self.ledger.tasks.get_mut(&id) {
+                    entry.deleted = true;
+                }
+            }
+            (Some(Record::Agent(before)), Some(Record::Agent(after))) if after.moved < before.moved => {
+                self.fail(format!("I4: agent {} moved back", after.id));
+            }
+            (Some(Record::Sidecar(before)), Some(Record::Sidecar(after))) if after.generation <= before.generation => {
+                self.fail(format!(
+                    "I4: sidecar {} got generation {} after {}",
+                    after.id, after.generation, before.generation
+                ));
+            }
+            (Some(Record::Namespace(before)), Some(Record::Namespace(after))) if after.floor < before.floor => {
+                self.fail("I5: the floor went down".into());
+            }
+            (Some(Record::Sidecar(_)), None) => self.fail(format!("{key:?} is deleted")),
+            _ => {}
+        }
+    }
+
+    fn check_created(&mut self, task: &TaskRecord) {
+        let id = task.id;
+        let Some(entry) = self.ledger.tasks.get_mut(&id) else {
+            return self.fail(format!("task {id} is nobody's"));
+        };
+        if std::mem::replace(&mut entry.created, true) {
+            return self.fail(format!("I5: task {id} is accepted a second time"));
+        }
+        if task.is_ended() {
+            // Cancelled in the batch that accepted it.
+            self.check_ended(task);
+        } else if task.attempt > Attempt(0) {
+            self.stats.assigned += 1;
+        }
+    }
+
+    fn check_assigned(&mut self, task: &TaskRecord) {
+        let Some(run) = task.run() else { return };
+        let known = self.incarnations.entry(run.agent.clone()).or_default();
+        if run.incarnation < *known {
+            let fault =
+                format!("I4: {} is assigned to {} at {:?} after {known:?}", task.id, run.agent, run.incarnation);
+            return self.fail(fault);
+        }
+        *known = run.incarnation;
+    }
+
+    fn check_ended(&mut self, task: &TaskRecord) {
+        let id = task.id;
+        self.stats.ended += 1;
+        if self.is_troubled() {
+            self.stats.under_fault += 1;
+        }
+        if let Phase::Ended { end: End::Succeeded(body), .. } = &task.phase {
+            self.stats.succeeded += 1;
+            let made = product(AttemptKey { task: id.0, attempt: task.attempt.0 }, self.options.large);
+            let kept = self.store.body(id, BlobPart::Result, body);
+            if kept.as_ref() != Some(&made) {
+                let kept = kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                return self.fail(format!("I2: task {id} at attempt {} holds the result {kept:?}", task.attempt));
+            }
+        }
+        if let Some(entry) = self.ledger.tasks.get_mut(&id) {
+            entry.ended = Some(std::sync::Arc::new(task.clone()));
+        }
+    }
+
+    pub(crate) fn check_committed(&mut self, revision: Revision, changes: &[(Key, Option<Record>)]) {
+        if revision.seq != self.store.seq {
+            return self.fail(format!("commit {revision} is announced, the store is at {}", self.store.seq));
+        }
+        for (key, record) in changes {
+            if self.store.records.get(key) != record.as_ref() {
+                return self.fail(format!("{key:?} is announced as {record:?}, the store does not hold that"));
+            }
+        }
+    }
+
+    /// Nothing uncommitted is told: sidecars.
+    pub(crate) fn check_message(&mut self, message: &ToSidecar) {
+        match message {
+            ToSidecar::Assign(assignment) => {
+                let task = &assignment.task;
+                let agent = task.run().map(|run| run.agent.clone());
+                let stored = self.store.task(task.id);
+                let fits =
+                    stored.is_some_and(|s| s.attempt == task.attempt && s.run().map(|r| r.agent.clone()) == agent);
+                if !fits {
+                    let stored = stored.map(|s| (s.attempt, crate::show::phase(&s.phase)));
+                    self.fail(format!("attempt {} of {} is told, the store has {stored:?}", task.attempt, task.id));
+                }
+            }
+            ToSidecar::ResultAck { token, release, .. } => {
+                let key = AttemptKey { task: token.task.0, attempt: token.attempt.0 };
+                let committed = *release == Release::Gone || self.store.task(token.task).is_some();
+                if self.is_current(key) || !committed {
+                    self.fail(format!(
+                        "I6: {key} is released as {release:?}, the store has it as current or not at all"
+                    ));
+                }
+            }
+            ToSidecar::Welcome(welcome) => {
+                let over = welcome.verdicts.iter().filter(|verdict| verdict.over.is_some());
+                let wrong: Vec<_> = over
+                    .map(|v| AttemptKey { task: v.token.task.0, attempt: v.token.attempt.0 })
+                    .filter(|key| self.is_current(*key))
+                    .collect();
+                if !wrong.is_empty() {
+                    self.fail(format!("I6: the welcome calls {wrong:?} over, the store has them as current"));
+                }
+            }
+            ToSidecar::Answer { token, number, body } => {
+                let stored = self.store.task(token.task).and_then(|t| t.run()).and_then(|run| run.answer.as_ref());
+                if stored.is_none_or(|a| a.number != *number || a.body != *body) {
+                    self.fail(format!("the answer {number} of {} is told before it is committed", token.task));
+                }
+            }
+            ToSidecar::Stop { .. } | ToSidecar::Desire { .. } | ToSidecar::BeatAck { .. } | ToSidecar::Resync => {}
+        }
+    }
+
+    /// Nothing uncommitted is told: clients.
+    pub(crate) fn check_reply(&mut self, asked: &Asked, result: &Result<Reply, CallError>, revision: Revision) {
+        if revision.seq > self.store.seq {
+            return self.fail(format!("a reply carries {revision}, the store is at {}", self.store.seq));
+        }
+        let fault = match (asked, result) {
+            (Asked::Submit(id, other), Ok(Reply::Task { task, .. })) => {
+                let entry = self.ledger.tasks.get(id);
+                let created = entry.is_some_and(|entry| entry.created);
+                let same = self.store.task(*id).is_none_or(|stored| stored.spec.digest == task.spec.digest);
+                let asked_for = task.spec.digest == crate::client::digest(*id, *other);
+                (!created || !same || !asked_for).then(|| {
+                    format!("I1/I5: the submit of {id} is answered OK, the store holds {:?}", self.store.task(*id))
+                })
+            }
+            (Asked::Submit(id, _), Err(CallError::Rejected(Rejection::TaskIdReused(_)))) => {
+                let created = self.ledger.tasks.get(id).is_some_and(|entry| entry.created);
+                (!created).then(|| format!("{id} is refused for another task that the store has never held"))
+            }
+            (Asked::Cancel(id), Ok(_)) => {
+                let asked_for = self.store.task(*id).is_none_or(|task| task.cancel.is_some() || task.is_ended());
+                let created = self.ledger.tasks.get(id).is_some_and(|entry| entry.created);
+                (!asked_for || !created).then(|| format!("the cancel of {id} is answered before it is committed"))
+            }
+            (Asked::Cancel(id) | Asked::Answer(id, _), Err(CallError::Rejected(rejection))) => {
+                let entry = self.ledger.tasks.get(id);
+                match rejection {
+                    Rejection::TaskNotFound(_) => entry
+                        .is_some_and(|e| e.accepted)
+                        .then(|| format!("I1: task {id} was accepted and is not found")),
+                    Rejection::TaskTerminal(_) => entry
+                        .is_none_or(|e| e.ended.is_none())
+                        .then(|| format!("{id} is called ended, the store says no")),
+                    Rejection::TaskIdTooOld { .. } => {
+                        (id.time() >= self.store.floor()).then(|| format!("{id} is called too old, the floor is below"))
+                    }
+                    _ => None,
+                }
+            }
+            (Asked::Remove(id, _), Ok(_)) => {
+                let desired = self.store.agent(id).is_none_or(|a| a.desired == hive_core::record::Desired::Removed);
+                (!desired).then(|| format!("the removal of {id} is answered before it is committed"))
+            }
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            self.fail(fault);
+        }
+    }
+
+    /// An attempt is started: once, anywhere, with what was submitted, and committed before.
+    pub(crate) fn check_start(&mut self, start: &StartAttempt) {
+        let key = start.key;
+        if !self.ledger.started.insert(key) {
+            self.fail(format!("{key} is started a second time"));
+        }
+        let stored = self.store.task(task_of(key)).map(|task| task.attempt.0);
+        if stored.is_some_and(|attempt| attempt < key.attempt) {
+            self.fail(format!("{key} is started, the store is at attempt {stored:?}"));
+        }
+        if self.ledger.tasks.get(&task_of(key)).is_none_or(|entry| entry.payload != start.payload.data) {
+            self.fail(format!("{key} is started with another payload than was submitted"));
+        }
+    }
+
+    /// An answer reaches the agent.
+    pub(crate) fn check_answer(&mut self, key: AttemptKey, input: &v1::Payload) {
+        let id = task_of(key);
+        let questions = self.store.task(id).map_or(64, |task| task.questions);
+        if !(1..=questions).any(|number| answer(id, number) == input.data) {
+            self.fail(format!("{key} gets an answer nobody gave"));
+        }
+    }
+}

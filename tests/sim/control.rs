@@ -1,0 +1,427 @@
+//! The control plane: the real leader, and a loop around it that does what the driver does.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use hive_control_plane::store::codec;
+use hive_control_plane::{driver, session};
+use hive_core::command::{Command, Reply};
+use hive_core::id::{LeaderEpoch, Revision};
+use hive_core::invariant;
+use hive_core::leader::{
+    Abandoned, CallError, CallId, CloseCause, Connection, FromSidecar, Input, Leader, Output, StoreRefusal, ToSidecar,
+};
+use hive_core::record::{Key, Record};
+use hive_core::time::Time;
+use hive_proto::sidecar_v1 as pb;
+use prost::Message as _;
+
+use crate::client::Asked;
+use crate::network::{Dir, Packet};
+use crate::store::Fate;
+use crate::world::{Event, World};
+
+/// What waits for the loop.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    Call { asked: Asked, command: Command },
+    Frame { edge: Connection, leader: LeaderEpoch, messages: Vec<FromSidecar> },
+    Attach { edge: Connection, stream: usize },
+    Hangup(Connection),
+}
+
+/// Messages to a stream that may wait; then it is cut.
+const DOWN: usize = 256;
+const TICK: u64 = 100;
+/// The driver's: a loop that did not run for so long stood still itself.
+const SLEPT: u64 = 2_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Numbers its processes.
+    pub(crate) life: u64,
+    pub(crate) up: bool,
+    /// What has come while it stands still.
+    pub(crate) paused: Option<Vec<Event>>,
+    pub(crate) leader: Option<Leader>,
+    mail: VecDeque<Mail>,
+    flight: Option<u64>,
+    pump_due: bool,
+    attached: BTreeMap<Connection, usize>,
+    pending: BTreeMap<Connection, Vec<ToSidecar>>,
+    calls: BTreeMap<CallId, Asked>,
+    names: u64,
+    checks: u64,
+    stepped: u64,
+}
+
+impl World {
+    /// Cluster time.
+    pub(crate) fn cluster(&self) -> Time {
+        Time(self.wall())
+    }
+
+    pub(crate) fn control_start(&mut self) {
+        self.control.up = true;
+        self.control.stepped = self.now;
+        self.control_lead();
+        self.at(self.now + TICK, Event::Tick(self.control.life));
+    }
+
+    fn control_lead(&mut self) -> Option<Leader> {
+        let loaded = self.store.acquire();
+        self.say(|| format!("control plane leads under epoch {} from commit {}", loaded.epoch, loaded.seq));
+        let namespaces = [self.store.namespace.clone()];
+        match driver::lead(loaded, &self.options.settings, &namespaces, self.cluster()) {
+            Ok(leader) => self.control.leader.replace(leader),
+            Err(error) => {
+                self.fail(format!("the store can't be read back: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Kill -9.
+    pub(crate) fn control_crash(&mut self) {
+        self.say(|| "CONTROL PLANE CRASHES".into());
+        if let Some((tx, _)) = self.store.flying.take()
+            && self.rng.chance(500)
+        {
+            self.write(tx);
+        }
+        self.store.open = true;
+        let life = self.control.life + 1;
+        let names = self.control.names;
+        let calls = std::mem::take(&mut self.control.calls);
+        let mail = std::mem::take(&mut self.control.mail);
+        let streams: Vec<usize> = (0..self.streams.len()).filter(|s| self.streams[*s].server_open).collect();
+        self.control = Control { life, names, ..Control::default() };
+        let waiting =
+            mail.into_iter().filter_map(|mail| if let Mail::Call { asked, .. } = mail { Some(asked) } else { None });
+        for asked in calls.into_values().chain(waiting) {
+            self.answer_lost(asked);
+        }
+        for stream in streams {
+            self.streams[stream].server_open = false;
+            self.learn(stream, Dir::Down);
+        }
+    }
+
+    pub(crate) fn mail(&mut self, mail: Mail) {
+        self.control.mail.push_back(mail);
+        if !self.control.pump_due {
+            self.control.pump_due = true;
+            let wait = if self.healing { 0 } else { self.rng.between(0, self.options.sitting) };
+            self.at(self.now + wait, Event::Pump(self.control.life));
+        }
+    }
+
+    pub(crate) fn pump(&mut self) {
+        self.control.pump_due = false;
+        let mut out = Vec::new();
+        while self.control.leader.as_ref().is_some_and(Leader::is_idle) && self.store.open {
+            let Some(mail) = self.control.mail.pop_front() else { break };
+            let input = match mail {
+                Mail::Call { asked, command } => {
+                    self.control.names += 1;
+                    let call = CallId(self.control.names);
+                    self.control.calls.insert(call, asked);
+                    Input::Call { call, namespace: self.store.namespace.clone(), command }
+                }
+                Mail::Frame { edge, leader, messages } => Input::Frame { connection: edge, leader, messages },
+                Mail::Hangup(edge) => {
+                    self.control.attached.remove(&edge);
+                    self.control.pending.remove(&edge);
+                    Input::Hangup(edge)
+                }
+                Mail::Attach { edge, stream } => {
+                    self.control.attached.insert(edge, stream);
+                    continue;
+                }
+            };
+            self.step_leader(input, &mut out);
+        }
+        self.turn(out);
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.at(self.now + TICK, Event::Tick(self.control.life));
+        if !self.store.open {
+            return;
+        }
+        let mut out = Vec::new();
+        self.step_leader(Input::Tick, &mut out);
+        self.turn(out);
+    }
+
+    fn step_leader(&mut self, input: Input, out: &mut Vec<Output>) {
+        let now = self.cluster();
+        let idle = matches!(input, Input::Tick);
+        let known = out.len();
+        let Some(leader) = self.control.leader.as_mut() else { return };
+        if self.now >= self.control.stepped + SLEPT {
+            leader.resume(now);
+        }
+        self.control.stepped = self.now;
+        let rng = &mut self.rng;
+        leader.step(now, input, &mut || rng.next(), out);
+        self.stats.steps += 1;
+        self.control.checks += 1;
+        // A tick that did nothing is looked at now and then.
+        if (!idle || out.len() > known || self.control.checks.is_multiple_of(32))
+            && let Err(faults) = invariant::check(leader.state())
+        {
+            self.fail(format!("the leader's state: {faults}"));
+        }
+    }
+
+    /// What the driver does after taking things in.
+    fn turn(&mut self, mut out: Vec<Output>) {
+        self.take_off(&mut out);
+        while !out.is_empty() {
+            self.tell(&mut out);
+        }
+        if !self.control.mail.is_empty() && self.control.leader.as_ref().is_some_and(Leader::is_idle) && self.store.open
+        {
+            self.pump_soon();
+        }
+    }
+
+    fn pump_soon(&mut self) {
+        if !self.control.pump_due {
+            self.control.pump_due = true;
+            self.at(self.now, Event::Pump(self.control.life));
+        }
+    }
+
+    fn take_off(&mut self, out: &mut Vec<Output>) {
+        if self.control.flight.is_some() || !self.store.open {
+            return;
+        }
+        let now = self.cluster();
+        let Some(leader) = self.control.leader.as_mut() else { return };
+        let Some(tx) = leader.take_transaction(now, out) else { return };
+        let nonce = self.rng.next();
+        let tx = codec::transaction(tx, nonce);
+        self.control.flight = Some(tx.seq);
+        let fate = if std::mem::take(&mut self.store.doubt) {
+            Fate::Unknown(self.rng.chance(500))
+        } else if self.now < self.store.full_until {
+            Fate::Refused
+        } else {
+            Fate::Lands
+        };
+        let slow = if self.now < self.store.slow_until { self.rng.between(50, 3_000) } else { 0 };
+        let wait = slow + if self.healing { 1 } else { self.rng.between(0, self.options.commit) };
+        self.store.flying = Some((tx, fate));
+        self.at(self.now + wait, Event::Landed(self.control.life));
+    }
+
+    /// The store answers.
+    pub(crate) fn landed(&mut self) {
+        let (Some((tx, fate)), Some(seq)) = (self.store.flying.take(), self.control.flight.take()) else {
+            return;
+        };
+        let mut out = Vec::new();
+        match fate {
+            Fate::Lands => {
+                self.write(tx);
+                self.step_leader(Input::Committed, &mut out);
+            }
+            Fate::Refused => {
+                self.say(|| format!("store refuses commit {seq}"));
+                self.step_leader(Input::Refused(StoreRefusal::NoSpace), &mut out);
+                self.compare_view();
+            }
+            Fate::Unknown(landed) => {
+                self.say(|| format!("store: outcome of commit {seq} unknown (landed: {landed})"));
+                if landed {
+                    self.write(tx);
+                }
+                self.store.open = false;
+                let wait = self.rng.skewed(1, 5_000);
+                self.at(self.now + wait, Event::Reopened(self.control.life, landed));
+                return;
+            }
+        }
+        self.turn(out);
+    }
+
+    /// The store is open again under a new epoch; what it holds settles what was unknown.
+    pub(crate) fn reopened(&mut self, landed: bool) {
+        let Some(old) = self.control_lead() else { return };
+        let Abandoned { decided, waiting } = old.abandon();
+        let Some(leader) = self.control.leader.as_ref() else { return };
+        let revision = leader.revision();
+        let refused = || Err(CallError::Refused(StoreRefusal::Unavailable));
+        let mut out = Vec::new();
+        for (call, result) in decided {
+            let result = if landed { result } else { refused() };
+            out.push(Output::Reply { call, result, revision });
+        }
+        out.extend(waiting.into_iter().map(|call| Output::Reply { call, result: refused(), revision }));
+        self.control.pending.clear();
+        for edge in self.control.attached.keys() {
+            self.control.pending.insert(*edge, vec![ToSidecar::Resync]);
+        }
+        self.turn(out);
+        if !self.control.mail.is_empty() {
+            self.pump_soon();
+        }
+    }
+
+    fn tell(&mut self, out: &mut Vec<Output>) {
+        for output in std::mem::take(out) {
+            match output {
+                Output::Reply { call, result, revision } => self.reply(call, result, revision),
+                Output::Send { connection, message } => {
+                    self.check_message(&message);
+                    if self.control.attached.contains_key(&connection) {
+                        self.control.pending.entry(connection).or_default().push(message);
+                    }
+                }
+                Output::Close { connection, cause } => self.close(connection, cause),
+                Output::Committed { revision, changes } => self.check_committed(revision, &changes),
+                Output::Touched(_) | Output::ResultRefused { .. } | Output::Started { .. } => {}
+            }
+        }
+        for (edge, messages) in std::mem::take(&mut self.control.pending) {
+            let Some(stream) = self.control.attached.get(&edge).copied() else { continue };
+            if !self.send_down(stream, messages) {
+                self.control.attached.remove(&edge);
+                self.step_leader(Input::Hangup(edge), out);
+            }
+        }
+    }
+
+    fn reply(&mut self, call: CallId, result: Result<Reply, CallError>, revision: Revision) {
+        let Some(asked) = self.control.calls.remove(&call) else {
+            return self.fail(format!("call {} is answered twice", call.0));
+        };
+        self.say(|| format!("reply to {asked:?}: {}", brief(&result)));
+        self.check_reply(&asked, &result, revision);
+        self.answer(asked, result);
+    }
+
+    /// Ends the server's half of a stream.
+    fn close(&mut self, edge: Connection, cause: CloseCause) {
+        let Some(stream) = self.control.attached.remove(&edge) else { return };
+        if let Some(messages) = self.control.pending.remove(&edge) {
+            self.send_down(stream, messages);
+        }
+        self.say(|| format!("control plane ends stream {stream}: {cause:?}"));
+        if matches!(cause, CloseCause::Rejected(hive_core::rejection::Rejection::SidecarFenced(_))) {
+            self.stats.fenced += 1;
+        }
+        self.end_down(stream, hive_sidecar::upstream::meaning(&session::close_status(cause)));
+    }
+
+    fn end_down(&mut self, stream: usize, end: hive_sidecar::session::LinkEnd) {
+        if std::mem::replace(&mut self.streams[stream].answered, true) {
+            return;
+        }
+        self.transmit(stream, Dir::Down, Packet::End(end));
+        // The call is over; its reader finds out soon.
+        let wait = 2 * self.latency();
+        self.at(self.now + wait, Event::Broken(stream, Dir::Up));
+    }
+
+    /// One frame of these messages; false if the stream is too slow and was cut.
+    fn send_down(&mut self, stream: usize, messages: Vec<ToSidecar>) -> bool {
+        if self.streams[stream].answered || !self.streams[stream].server_open {
+            return true;
+        }
+        if self.streams[stream].backlog() >= DOWN {
+            self.end_down(stream, hive_sidecar::session::LinkEnd::Occupied);
+            return false;
+        }
+        let Some(leader) = self.control.leader.as_ref() else { return true };
+        let (store, epoch) = (&self.store, leader.epoch());
+        let fetch = |task, part| store.blob(task, part).filter(|_| store.open);
+        match session::write_frame(epoch, messages, fetch) {
+            Ok(frame) => {
+                self.say(|| format!("  ↓ stream {stream}: {}", crate::show::down(&frame)));
+                self.transmit(stream, Dir::Down, Packet::Frame(frame.encode_to_vec().into()));
+            }
+            Err(status) => self.end_down(stream, hive_sidecar::upstream::meaning(&status)),
+        }
+        true
+    }
+
+    /// A frame has come for the control plane.
+    pub(crate) fn heard(&mut self, stream: usize, bytes: &Bytes) {
+        let frame = match pb::SessionRequest::decode(bytes.clone()) {
+            Ok(frame) => frame,
+            Err(error) => return self.fail(format!("a sidecar's frame can't be decoded: {error}")),
+        };
+        let (leader, messages) = match session::read_frame(frame, &self.limits) {
+            Ok(read) => read,
+            Err(status) => return self.fail(format!("a sidecar's frame is refused: {}", status.message())),
+        };
+        let edge = match self.streams[stream].edge {
+            Some(edge) => edge,
+            None => {
+                if !matches!(&messages[..], [FromSidecar::Hello(_)]) {
+                    // Only where the hello was lost on the way.
+                    return self.end_down(stream, hive_sidecar::session::LinkEnd::Broken);
+                }
+                self.control.names += 1;
+                let edge = Connection(self.control.names);
+                self.streams[stream].edge = Some(edge);
+                self.mail(Mail::Attach { edge, stream });
+                edge
+            }
+        };
+        self.mail(Mail::Frame { edge, leader, messages });
+    }
+
+    /// The control plane finds that a stream is over.
+    pub(crate) fn hung_up(&mut self, stream: usize) {
+        if !std::mem::replace(&mut self.streams[stream].server_open, false) {
+            return;
+        }
+        if let Some(edge) = self.streams[stream].edge {
+            self.mail(Mail::Hangup(edge));
+        }
+    }
+
+    /// What the leader shows as committed is what the store holds.
+    pub(crate) fn compare_view(&mut self) {
+        let Some(leader) = self.control.leader.as_ref() else { return };
+        let view = leader.view();
+        let mut wrong = None;
+        for (key, record) in &self.store.records {
+            let same = match (key, record) {
+                (Key::Task(ns, id), Record::Task(task)) => view.task(ns, *id).as_ref() == Some(task),
+                (Key::Agent(ns, id), Record::Agent(agent)) => view.agent(ns, id).is_some_and(|(a, _)| a == *agent),
+                _ => true,
+            };
+            if !same {
+                wrong = Some(format!("the committed view of {key:?} is not what the store holds: {record:?}"));
+                break;
+            }
+        }
+        if leader.revision().seq != self.store.seq {
+            wrong = Some(format!("the leader is at {}, the store at {}", leader.revision(), self.store.seq));
+        }
+        if let Some(wrong) = wrong {
+            self.fail(wrong);
+        }
+    }
+}
+
+fn brief(result: &Result<Reply, CallError>) -> String {
+    match result {
+        Ok(Reply::Task { task, duplicate }) => {
+            format!(
+                "task {} attempt {} {:?} duplicate {duplicate}",
+                task.id,
+                task.attempt,
+                crate::show::phase(&task.phase)
+            )
+        }
+        Ok(other) => format!("{other:?}"),
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,205 @@
+//! What goes wrong, and how it all is mended at the end.
+
+use hive_sidecar::session::Input;
+
+use crate::client::Asked;
+use crate::network::Dir;
+use crate::options::Fault;
+use crate::sidecar::Disk;
+use crate::world::{Event, World};
+
+/// What is wrong now.
+#[derive(Debug, Default)]
+pub(crate) struct Weather {
+    /// Something is broken at least until then.
+    troubled_until: u64,
+}
+
+/// A fault's effects linger.
+const AFTER: u64 = 2_000;
+
+impl World {
+    /// Something is broken, or was a moment ago.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.now < self.weather.troubled_until
+            || !self.control.up
+            || self.control.paused.is_some()
+            || self.sides.iter().any(|s| s.session.is_none() || s.paused.is_some() || s.cut != (false, false))
+    }
+
+    fn trouble(&mut self, fault: Fault, lasts: u64) {
+        *self.stats.faults.entry(fault).or_default() += 1;
+        self.weather.troubled_until = self.weather.troubled_until.max(self.now + lasts + AFTER);
+    }
+
+    pub(crate) fn strike(&mut self) {
+        if self.healing {
+            return;
+        }
+        let wait = self.rng.between(1, 2 * self.options.fault_every);
+        self.at(self.now + wait, Event::Fault);
+        let fault = *self.rng.pick(&self.options.faults);
+        let lasts = self.rng.skewed(50, self.options.fault_longest);
+        let side = self.rng.index(self.sides.len());
+        let name = self.sides[side].name.clone();
+        let end = self.now + lasts;
+        let running = self.sides[side].session.is_some();
+        self.digest.add(fault as u64);
+        match fault {
+            Fault::ControlCrash if self.control.up => {
+                self.control_crash();
+                self.at(end, Event::ControlStart);
+            }
+            Fault::ControlPause if self.control.up && self.control.paused.is_none() => {
+                self.say(|| format!("control plane STANDS STILL for {lasts} ms"));
+                self.control.paused = Some(Vec::new());
+                for stream in 0..self.streams.len() {
+                    if self.streams[stream].client_open {
+                        self.keepalive(stream, Dir::Down);
+                    }
+                }
+                self.at(end, Event::ControlResume);
+            }
+            Fault::StoreUnknown => self.store.doubt = true,
+            Fault::StoreFull => {
+                self.say(|| format!("store is FULL for {lasts} ms"));
+                self.store.full_until = end;
+            }
+            Fault::StoreSlow => {
+                self.say(|| format!("store is SLOW for {lasts} ms"));
+                self.store.slow_until = end;
+            }
+            Fault::SidecarCrash if running => {
+                let programs = self.rng.chance(700);
+                self.sidecar_crash(side, programs);
+                self.at(end, Event::SidecarStart(side));
+            }
+            Fault::SidecarStop if running && self.sides[side].paused.is_none() => {
+                self.say(|| format!("{name} is asked to stop"));
+                self.session(side, Input::Shutdown);
+            }
+            Fault::SidecarPause if running && self.sides[side].paused.is_none() => {
+                self.say(|| format!("{name} STANDS STILL for {lasts} ms"));
+                self.sides[side].paused = Some(Vec::new());
+                if let Some(stream) = self.stream_of(side) {
+                    self.keepalive(stream, Dir::Up);
+                }
+                self.at(end, Event::SidecarResume(side));
+            }
+            Fault::HostBoot | Fault::DiskLost => {
+                self.host_boot(side, fault == Fault::DiskLost);
+                self.at(end, Event::SidecarStart(side));
+            }
+            Fault::JournalSick => {
+                self.sides[side].disk = *self.rng.pick(&[Disk::Full, Disk::Fails]);
+                let disk = self.sides[side].disk;
+                self.say(|| format!("{name}'s journal: {disk:?} for {lasts} ms"));
+                self.at(end, Event::DiskWell(side));
+            }
+            Fault::Reset => {
+                if let Some(stream) = self.stream_of(side) {
+                    self.say(|| format!("stream {stream} of {name} is RESET"));
+                    self.reset(stream);
+                }
+            }
+            Fault::Partition if self.sides[side].cut == (false, false) => {
+                let cut = *self.rng.pick(&[(true, true), (true, false), (false, true)]);
+                self.say(|| format!("{name} is CUT OFF (up {}, down {}) for {lasts} ms", cut.0, cut.1));
+                self.sides[side].cut = cut;
+                self.sides[side].cuts += 1;
+                for stream in 0..self.streams.len() {
+                    if self.streams[stream].side == side {
+                        // Pings need both ways.
+                        self.keepalive(stream, Dir::Up);
+                        self.keepalive(stream, Dir::Down);
+                    }
+                }
+                let cuts = self.sides[side].cuts;
+                self.at(end, Event::Healed(side, cuts));
+            }
+            Fault::AgentDown => {
+                let nth = self.rng.index(self.sides[side].agents.len());
+                self.agent_up(side, nth, false);
+                self.at(end, Event::AgentUp(side, nth));
+            }
+            // It is broken already.
+            _ => return,
+        }
+        self.trouble(fault, lasts);
+    }
+
+    /// A keepalive has gone unanswered, if what kept it from being answered still lasts.
+    pub(crate) fn unanswered(&mut self, stream: usize, dir: Dir) {
+        let side = self.streams[stream].side;
+        let cut = self.sides[side].cut != (false, false);
+        match dir {
+            Dir::Up if cut || self.sides[side].paused.is_some() => self.at(self.now, Event::Broken(stream, dir)),
+            Dir::Down if cut || self.control.paused.is_some() => self.at(self.now, Event::Broken(stream, dir)),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn mend(&mut self, side: usize, cut: u64) {
+        if self.sides[side].cuts != cut || self.sides[side].cut == (false, false) {
+            return;
+        }
+        let name = self.sides[side].name.clone();
+        self.say(|| format!("{name} is reachable again"));
+        self.sides[side].cut = (false, false);
+        self.unblock(side);
+    }
+
+    pub(crate) fn hold_control(&mut self, event: Event) {
+        if let Some(waiting) = &mut self.control.paused {
+            // Ticks don't add up.
+            let tick = |e: &Event| matches!(e, Event::Tick(_));
+            if !tick(&event) || !waiting.iter().any(tick) {
+                waiting.push(event);
+            }
+        }
+    }
+
+    pub(crate) fn hold_sidecar(&mut self, side: usize, event: Event) {
+        if let Some(waiting) = &mut self.sides[side].paused {
+            waiting.push(event);
+        }
+    }
+
+    pub(crate) fn control_resume(&mut self) {
+        if let Some(waiting) = self.control.paused.take() {
+            self.say(|| "control plane goes on".into());
+            waiting.into_iter().for_each(|event| self.at(self.now, event));
+        }
+    }
+
+    pub(crate) fn sidecar_resume(&mut self, side: usize) {
+        if let Some(waiting) = self.sides[side].paused.take() {
+            let name = self.sides[side].name.clone();
+            self.say(|| format!("{name} goes on"));
+            waiting.into_iter().for_each(|event| self.at(self.now, event));
+        }
+    }
+
+    /// From here on nothing is broken.
+    pub(crate) fn heal(&mut self) {
+        self.say(|| "HEALED".into());
+        self.healing = true;
+        (self.store.full_until, self.store.slow_until, self.store.doubt) = (0, 0, false);
+        self.control_resume();
+        self.at(self.now, Event::ControlStart);
+        for side in 0..self.sides.len() {
+            self.sides[side].disk = Disk::Writes;
+            self.mend(side, self.sides[side].cuts);
+            self.sidecar_resume(side);
+            self.at(self.now, Event::SidecarStart(side));
+            for nth in 0..self.sides[side].agents.len() {
+                self.agent_up(side, nth, true);
+            }
+        }
+        for agent in std::mem::take(&mut self.ledger.drained) {
+            self.ask(Asked::Drain(agent.clone(), true));
+            // An undo may have been overtaken by its drain.
+            self.at(self.now + 20_000, Event::Call(Asked::Drain(agent, true)));
+        }
+    }
+}

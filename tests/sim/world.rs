@@ -1,0 +1,373 @@
+//! One run: a virtual clock, a heap of what happens next, and everything it happens to.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+use hive_control_plane::api::check::Limits;
+use hive_core::command::Reply;
+use hive_core::id::{AgentId, Incarnation, Namespace, TaskId};
+use hive_core::leader::CallError;
+use hive_sidecar::attempt::AttemptKey;
+use hive_sidecar::runtime::{RuntimeCommand, RuntimeEvent};
+use hive_sidecar::session::{Connection, Input, LinkEnd};
+
+use crate::agent::Step;
+use crate::client::{Asked, Ledger};
+use crate::control::Control;
+use crate::fault::Weather;
+use crate::network::{Dir, Packet, Stream};
+use crate::options::Options;
+use crate::rng::{Digest, Rng};
+use crate::sidecar::Sidecar;
+use crate::store::Store;
+
+/// Virtual time 0 on the wall.
+pub(crate) const EPOCH: u64 = 1_700_000_000_000;
+pub(crate) const CAPABILITIES: [&str; 3] = ["count", "hash", "scan"];
+/// Lines of a timeline kept for a failure.
+const KEPT: usize = 60;
+/// Healed, everything must come to its end within this, in virtual ms.
+const HEAL: u64 = 300_000;
+
+/// What happens.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The control plane's process: its number first.
+    Tick(u64),
+    Pump(u64),
+    Landed(u64),
+    Reopened(u64, bool),
+    ControlStart,
+    ControlResume,
+    /// A sidecar's process: place and number first.
+    Wake(usize, u64),
+    Append(usize, u64),
+    Dial(usize, u64, Connection),
+    Dialled(usize, u64, Connection, Option<usize>),
+    Command(usize, u64, String, Box<RuntimeCommand>),
+    Runtime(usize, u64, Box<RuntimeEvent>),
+    SidecarStart(usize),
+    SidecarResume(usize),
+    /// A program: place and the host's boot first.
+    Program(usize, u64, AttemptKey, Step),
+    AgentUp(usize, usize),
+    /// A stream.
+    Arrive(usize, Dir),
+    Broken(usize, Dir),
+    Keepalive(usize, Dir),
+    Healed(usize, u64),
+    DiskWell(usize),
+    /// Clients.
+    Act(usize),
+    Call(Asked),
+    Answer(Asked, Box<Result<Reply, CallError>>),
+    Retry(TaskId),
+    /// Trouble.
+    Fault,
+    Heal,
+    Look,
+}
+
+#[derive(Debug)]
+struct Due {
+    at: u64,
+    seq: u64,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.seq) == (other.at, other.seq)
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Stats {
+    pub(crate) events: u64,
+    pub(crate) steps: u64,
+    pub(crate) virtual_ms: u64,
+    pub(crate) faults: BTreeMap<crate::options::Fault, u64>,
+    pub(crate) commits: u64,
+    pub(crate) assigned: u64,
+    pub(crate) started: u64,
+    pub(crate) accepted: u64,
+    pub(crate) ended: u64,
+    pub(crate) succeeded: u64,
+    /// Tasks that ended while something was broken.
+    pub(crate) under_fault: u64,
+    pub(crate) evicted: u64,
+    pub(crate) unknown: u64,
+    pub(crate) fenced: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) now: u64,
+    heap: BinaryHeap<Reverse<Due>>,
+    seq: u64,
+    pub(crate) rng: Rng,
+    pub(crate) options: Options,
+    pub(crate) limits: Limits,
+    pub(crate) store: Store,
+    pub(crate) control: Control,
+    pub(crate) sides: Vec<Sidecar>,
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) ledger: Ledger,
+    /// The latest life each agent was given work in.
+    pub(crate) incarnations: BTreeMap<AgentId, Incarnation>,
+    pub(crate) weather: Weather,
+    pub(crate) healing: bool,
+    heal_by: u64,
+    pub(crate) digest: Digest,
+    pub(crate) stats: Stats,
+    pub(crate) failure: Option<String>,
+    verbose: Verbose,
+    timeline: VecDeque<String>,
+}
+
+/// What is told of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verbose {
+    Nothing,
+    /// The last events, should it fail.
+    Last,
+    Everything,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, verbose: Verbose) -> Self {
+        let mut rng = Rng::new(seed);
+        let options = Options::draw(&mut rng);
+        let namespace = Namespace::parse("default").expect("a name");
+        let sides =
+            (0..options.sidecars).map(|nth| Sidecar::new(nth, options.agents, options.slots, &mut rng)).collect();
+        Self {
+            now: 1_000,
+            heap: BinaryHeap::new(),
+            seq: 0,
+            rng,
+            limits: Limits { payload: 256 << 10, labels: 32, capabilities: 32, slots: 100 },
+            store: Store::new(namespace),
+            control: Control::default(),
+            sides,
+            streams: Vec::new(),
+            ledger: Ledger::default(),
+            incarnations: BTreeMap::new(),
+            weather: Weather::default(),
+            healing: false,
+            heal_by: u64::MAX,
+            digest: Digest(seed),
+            stats: Stats::default(),
+            failure: None,
+            verbose,
+            timeline: VecDeque::new(),
+            options,
+        }
+    }
+
+    pub(crate) fn wall(&self) -> u64 {
+        EPOCH + self.now
+    }
+
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
+        self.seq += 1;
+        self.heap.push(Reverse(Due { at, seq: self.seq, event }));
+    }
+
+    /// A line of the timeline; costs nothing when nobody reads it.
+    pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
+        if self.verbose == Verbose::Nothing {
+            return;
+        }
+        let line = format!("{:>9.3} {}", self.now as f64 / 1000.0, line());
+        if self.verbose == Verbose::Everything {
+            eprintln!("{line}");
+        }
+        if self.timeline.len() == KEPT {
+            self.timeline.pop_front();
+        }
+        self.timeline.push_back(line);
+    }
+
+    /// Something that must hold does not; the first one counts.
+    pub(crate) fn fail(&mut self, fault: String) {
+        self.say(|| format!("VIOLATION {fault}"));
+        self.failure.get_or_insert(fault);
+    }
+
+    pub(crate) fn timeline(&self) -> impl Iterator<Item = &String> {
+        self.timeline.iter()
+    }
+
+    /// Runs to the end.
+    pub(crate) fn run(&mut self) {
+        self.at(self.now, Event::ControlStart);
+        for side in 0..self.sides.len() {
+            let wait = self.rng.between(0, 500);
+            self.at(self.now + wait, Event::SidecarStart(side));
+        }
+        for client in 0..self.options.clients {
+            let wait = self.rng.between(0, 2_000);
+            self.at(self.now + wait, Event::Act(client));
+        }
+        if !self.options.faults.is_empty() {
+            self.at(self.now + self.options.fault_every, Event::Fault);
+        }
+        self.at(self.now + self.options.chaos, Event::Heal);
+        while self.failure.is_none() {
+            let Some(Reverse(Due { at, seq, event })) = self.heap.pop() else {
+                return self.fail("nothing is left to happen".into());
+            };
+            self.now = at;
+            self.digest.add(at ^ (seq << 24));
+            self.stats.events += 1;
+            if matches!(event, Event::Look) && self.is_over() {
+                break;
+            }
+            self.happen(event);
+        }
+        self.stats.virtual_ms = self.now;
+    }
+
+    fn happen(&mut self, event: Event) {
+        // What is for a process that stands still waits for it.
+        match self.addressee(&event) {
+            Some(None) if self.control.paused.is_some() => return self.hold_control(event),
+            Some(Some(side)) if self.sides[side].paused.is_some() => return self.hold_sidecar(side, event),
+            _ => {}
+        }
+        let life = self.control.life;
+        let lives = |world: &Self, side: usize, life: u64| {
+            world.sides[side].life == life && world.sides[side].session.is_some()
+        };
+        match event {
+            Event::Tick(l) if l == life && self.control.up => self.tick(),
+            Event::Pump(l) if l == life => self.pump(),
+            Event::Landed(l) if l == life => self.landed(),
+            Event::Reopened(l, landed) if l == life => self.reopened(landed),
+            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(..) => {}
+            Event::ControlStart if !self.control.up => self.control_start(),
+            Event::ControlStart => {}
+            Event::ControlResume => self.control_resume(),
+            Event::Wake(side, l) if lives(self, side, l) => self.session(side, Input::Tick),
+            Event::Append(side, l) if lives(self, side, l) => self.appended(side),
+            Event::Dial(side, l, connection) if lives(self, side, l) => self.dialled(side, connection),
+            Event::Dialled(side, l, connection, stream) if lives(self, side, l) => {
+                self.dial_answered(side, connection, stream);
+            }
+            Event::Dialled(_, _, _, Some(stream)) => self.hung_up(stream),
+            Event::Command(side, l, agent, command) if self.sides[side].life == l => {
+                self.command(side, &agent, *command);
+            }
+            Event::Runtime(side, l, event) if lives(self, side, l) => self.session(side, Input::Runtime(*event)),
+            Event::Wake(..)
+            | Event::Append(..)
+            | Event::Dial(..)
+            | Event::Dialled(..)
+            | Event::Command(..)
+            | Event::Runtime(..) => {}
+            Event::SidecarStart(side) => self.sidecar_start(side),
+            Event::SidecarResume(side) => self.sidecar_resume(side),
+            Event::Program(side, boot, key, step) => {
+                if self.sides[side].boot == boot {
+                    self.program(side, key, step);
+                }
+            }
+            Event::AgentUp(side, nth) => self.agent_up(side, nth, true),
+            Event::Arrive(stream, dir) => self.arrived(stream, dir),
+            Event::Broken(stream, Dir::Up) => self.hung_up(stream),
+            Event::Broken(stream, Dir::Down) => self.lost_stream(stream, LinkEnd::Broken),
+            Event::Keepalive(stream, dir) => self.unanswered(stream, dir),
+            Event::Healed(side, cut) => self.mend(side, cut),
+            Event::DiskWell(side) => self.sides[side].disk = crate::sidecar::Disk::Writes,
+            Event::Act(client) => self.act(client),
+            Event::Call(asked) => self.call(asked),
+            Event::Answer(asked, result) => self.answered(&asked, &result),
+            Event::Retry(id) => self.retry(id),
+            Event::Fault => self.strike(),
+            Event::Heal => {
+                self.heal();
+                self.heal_by = self.now + HEAL;
+                self.at(self.now + 1_000, Event::Look);
+            }
+            Event::Look => self.at(self.now + 1_000, Event::Look),
+        }
+    }
+
+    fn arrived(&mut self, stream: usize, dir: Dir) {
+        let Some(packet) = self.arrive(stream, dir) else { return };
+        match (dir, packet) {
+            (Dir::Up, Packet::Frame(bytes)) if self.streams[stream].server_open => self.heard(stream, &bytes),
+            (Dir::Up, Packet::Frame(_)) => {}
+            (Dir::Up, Packet::End(_)) => self.hung_up(stream),
+            (Dir::Down, Packet::Frame(bytes)) => self.received(stream, &bytes),
+            (Dir::Down, Packet::End(end)) => self.lost_stream(stream, end),
+        }
+    }
+
+    /// Whose event this is: the control plane's, a sidecar's, or nobody's.
+    fn addressee(&self, event: &Event) -> Option<Option<usize>> {
+        match event {
+            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(..) | Event::Call(_) => Some(None),
+            Event::Arrive(_, Dir::Up) | Event::Broken(_, Dir::Up) | Event::Dial(..) => Some(None),
+            Event::Wake(side, _)
+            | Event::Append(side, _)
+            | Event::Dialled(side, ..)
+            | Event::Command(side, ..)
+            | Event::Runtime(side, ..) => Some(Some(*side)),
+            Event::Arrive(stream, Dir::Down) | Event::Broken(stream, Dir::Down) => {
+                Some(Some(self.streams[*stream].side))
+            }
+            _ => None,
+        }
+    }
+
+    /// Healed: all that was accepted has ended, nothing is kept that could be released, nothing runs.
+    fn is_over(&mut self) -> bool {
+        if !self.healing {
+            return false;
+        }
+        self.answer_questions();
+        let quiet = self.sides.iter().all(|side| {
+            side.programs.values().all(|p| p.end.is_some())
+                && side.session.as_ref().is_some_and(|session| session.unreleased().next().is_none())
+        });
+        if quiet && self.ledger.is_settled() && self.store.flying.is_none() {
+            self.compare_view();
+            return true;
+        }
+        if self.now > self.heal_by {
+            let mut open = Vec::new();
+            for (id, entry) in &self.ledger.tasks {
+                if entry.ended.is_none() && (entry.created || !entry.refused) {
+                    let stored =
+                        self.store.task(*id).map(|t| (t.attempt, t.agent.clone(), crate::show::phase(&t.phase)));
+                    open.push(format!("{id} accepted {} stored {stored:?}", entry.accepted));
+                }
+            }
+            for side in &self.sides {
+                let kept: Vec<_> = side.session.iter().flat_map(hive_sidecar::session::Session::unreleased).collect();
+                let runs: Vec<_> = side.programs.iter().filter(|(_, p)| p.end.is_none()).map(|(k, _)| *k).collect();
+                if !kept.is_empty() || !runs.is_empty() || side.session.is_none() {
+                    let up = side.session.is_some();
+                    open.push(format!("{} (up: {up}) keeps {kept:?}, runs {runs:?}", side.name));
+                }
+            }
+            self.fail(format!("I1: healed for {} s and not at rest:\n    {}", HEAL / 1000, open.join("\n    ")));
+        }
+        false
+    }
+}
