@@ -107,6 +107,7 @@ impl Client {
     {
         let until = clock::now() + self.deadline;
         let mut delay = FIRST_DELAY;
+        let mut earlier = None;
         loop {
             let left = until.saturating_duration_since(clock::now());
             let mut request = Request::new(message.clone());
@@ -116,12 +117,17 @@ impl Client {
             let status = match tokio::time::timeout(left, op(self.services.clone(), request)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => status,
-                Err(_) => return Err(Status::deadline_exceeded(format!("no answer within {left:.0?}"))),
+                // The last try had what was left of the time; why the one before failed says more.
+                Err(_) => {
+                    let late = || Status::deadline_exceeded(format!("no answer within {left:.0?}"));
+                    return Err(earlier.unwrap_or_else(late));
+                }
             };
             let Some(wait) = retry_after(&status, &mut delay) else { return Err(status) };
             if !fits(clock::now(), wait, until) {
                 return Err(status);
             }
+            earlier = Some(status);
             tokio::time::sleep(wait).await;
         }
     }

@@ -266,7 +266,7 @@ impl Session {
                 Some(Kind::Welcome(welcome)) => self.welcomed(connection, welcome, rng, out),
                 Some(Kind::Assign(assign)) => self.assign(assign, &mut intake, rng, out),
                 Some(Kind::ResultAck(ack)) => self.acked(ack, out),
-                Some(Kind::Cancel(cancel)) => self.cancel(cancel, out),
+                Some(Kind::Cancel(cancel)) => self.cancel(cancel, &intake, out),
                 Some(Kind::Input(input)) => self.answered(input, out),
                 Some(Kind::Drain(drain)) => self.drain(drain, out),
                 Some(Kind::HeartbeatAck(ack)) => self.beat_acked(ack),

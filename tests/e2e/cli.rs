@@ -7,7 +7,7 @@ use hive_sdk::proto::TaskState;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::harness::{AgentDef, Ended, HIVE, LONG, Rig, hive};
+use crate::harness::{AgentDef, Ended, HIVE, LONG, Rig, eventually, hive};
 use crate::programs::Gate;
 
 async fn rig() -> Rig {
@@ -109,6 +109,32 @@ async fn a_question_is_answered_from_the_shell() {
     rig.hive(&["input", &id, "--payload", "yes"]).await.expect(0);
     let done: Value = rig.hive(&["wait", &id, "-o", "json"]).await.expect(0).json();
     assert_eq!(done["result"]["data"], "eWVz");
+}
+
+#[tokio::test]
+async fn a_wait_and_a_watch_outlast_a_crash_of_the_server() {
+    let mut rig = rig().await;
+    let id = rig.submit(TaskSpec::new("gated")).await.id().to_string();
+    let args = [["wait", &id], ["watch", &id]];
+    let [wait, watch] = args.map(|args| {
+        let mut command = tokio::process::Command::new(HIVE);
+        command.args(["--server", &rig.endpoint(), "-o", "json"]).args(args).stdin(Stdio::null()).kill_on_drop(true);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    });
+    eventually("both hang on the server", LONG, || async {
+        let waits = rig.metric(r#"hive_grpc_server_in_flight{service="hive.v1.TaskService",method="WaitTask"}"#).await;
+        let watches = rig.metric("hive_watch_clients").await;
+        if waits >= 1.0 && watches >= 1.0 { Ok(()) } else { Err((waits, watches)) }
+    })
+    .await;
+    rig.crash_control_plane().await;
+    std::fs::write(rig.path().join("gate/go"), "").unwrap();
+    for child in [wait, watch] {
+        let output =
+            tokio::time::timeout(LONG, child.wait_with_output()).await.expect("it ends with the task").unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("TASK_STATE_SUCCEEDED"), "{output:?}");
+    }
 }
 
 #[tokio::test]

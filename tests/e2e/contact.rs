@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use hive_sdk::client::{DisconnectPolicy, TaskSpec};
 use hive_sdk::proto::{AgentPhase, TaskReason, TaskState};
+use rustix::process::Signal;
 
-use crate::harness::{LONG, Rig, alive, eventually, soon};
+use crate::harness::{AgentDef, LONG, LOSES, Rig, alive, eventually, signal, soon};
 use crate::programs::Gate;
 
 #[tokio::test]
 async fn replace_takes_over_and_refuses_the_late_result() {
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::with(LOSES).await;
     let gate = Gate::new(rig.path());
     rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
     let id = rig.submit(TaskSpec::new("gated")).await.id();
@@ -43,7 +44,7 @@ async fn replace_takes_over_and_refuses_the_late_result() {
 
 #[tokio::test]
 async fn replace_stops_the_old_copy_when_it_is_seen_again() {
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::with(LOSES).await;
     let gate = Gate::new(rig.path());
     let wire = rig.sidecar_by_wire("sidecar-1", &[gate.agent("cmd-1")]).await;
     let id = rig.submit(TaskSpec::new("gated")).await.id();
@@ -80,7 +81,7 @@ async fn a_cut_shorter_than_the_grace_changes_nothing() {
 
 #[tokio::test]
 async fn wait_is_never_replaced() {
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::with(LOSES).await;
     let gate = Gate::new(rig.path());
     rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
     let wait = |spec: TaskSpec| spec.on_disconnect(DisconnectPolicy::Wait);
@@ -115,7 +116,7 @@ if [ "$HIVE_ATTEMPT" -gt 1 ]; then
 fi
 while :; do sleep 0.05; done
 "#;
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::with(LOSES).await;
     let gate = Gate::new(rig.path());
     let wire = rig.sidecar_by_wire("sidecar-1", &[gate.script("cmd-1", LOOKS)]).await;
     let spec = TaskSpec::new("gated").on_disconnect(DisconnectPolicy::Stop);
@@ -133,7 +134,7 @@ while :; do sleep 0.05; done
 
 #[tokio::test]
 async fn a_control_plane_that_slept_blames_nobody() {
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::with(LOSES).await;
     let gate = Gate::new(rig.path());
     rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
     rig.sidecar("sidecar-2", &[gate.agent("cmd-2")]).await;
@@ -149,5 +150,26 @@ async fn a_control_plane_that_slept_blames_nobody() {
     gate.open();
     let (task, _) = rig.result(id).await;
     assert_eq!((task.attempt, gate.runs()), (1, 1));
+    assert_eq!(rig.metric("hive_agents_lost_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_machine_that_slept_goes_on_where_it_was() {
+    let mut rig = Rig::with(LOSES).await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("sidecar-1", &[gate.agent("cmd-1"), AgentDef::demo("demo-1")]).await;
+    rig.sidecar("sidecar-2", &[gate.agent("cmd-2"), AgentDef::demo("demo-2")]).await;
+    let command = rig.submit(TaskSpec::new("gated")).await.id();
+    let sdk = rig.submit(TaskSpec::new("echo").payload(r#"{"sleep_ms": 3000}"#)).await.id();
+    gate.begun(1).await;
+    rig.state(sdk, TaskState::Running).await;
+    let all: Vec<u32> = rig.processes().into_iter().map(|(pid, _)| pid).collect();
+    all.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    // Longer than the grace: this is the time that passes, not a wait for something.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    all.iter().for_each(|pid| signal(*pid, Signal::CONT));
+    gate.open();
+    assert_eq!(rig.result(command).await.0.attempt, 1);
+    assert_eq!(rig.result(sdk).await.0.attempt, 1);
     assert_eq!(rig.metric("hive_agents_lost_total").await, 0.0);
 }

@@ -114,8 +114,8 @@ fn check(dir: &Path, begun_once: bool) {
 
 /// Tasks done, by the lines of progress.
 fn done(log: &str) -> usize {
-    let counts = log.lines().filter_map(|line| line.split_once(" done: ")?.0.rsplit(' ').nth(2)?.parse().ok());
-    counts.last().unwrap_or(0)
+    let mut counts = log.lines().filter_map(|line| line.split_once(" done: ")?.0.rsplit(' ').nth(2)?.parse().ok());
+    counts.next_back().unwrap_or(0)
 }
 
 /// Waits until some tasks, and not all, are done.

@@ -5,11 +5,12 @@ use std::process::Command;
 
 use hive_sdk::Client;
 use hive_sdk::client::{TaskExt as _, TaskSpec};
+use hive_sdk::proto::TaskState;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{HIVE, LONG, Proc, alive, eventually, processes_with, signal};
+use crate::harness::{HIVE, LONG, Proc, alive, eventually, hive, processes_with, signal};
 
 /// A `hive dev` or `hive demo` in a folder of its own, which all its processes carry in their
 /// environment; what is left of it is killed when this goes.
@@ -112,6 +113,35 @@ async fn what_dies_is_started_again_and_ctrl_c_ends_all() {
     dev.process.signal(Signal::INT);
     assert!(dev.process.wait(LONG).await.success(), "{}", dev.process.log());
     nothing_left(dev.dir.path().to_owned()).await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_work_end_and_a_start_finds_everything_again() {
+    const ARGS: &[&str] = &["dev", "--data", "fleet", "--port", "0"];
+    let mut dev = Owner::start(ARGS);
+    let first = client(&dev.ready().await);
+    let payload = r#"{"sleep_ms": 2000}"#;
+    let running = first.submit(TaskSpec::new("echo").payload(payload)).await.unwrap();
+    let waiting = first.submit(TaskSpec::new("nobody-can")).await.unwrap();
+    eventually("it runs", LONG, || async {
+        let task = running.get().await.unwrap();
+        if task.state() == TaskState::Running { Ok(()) } else { Err(task) }
+    })
+    .await;
+    dev.process.signal(Signal::INT);
+    assert!(dev.process.wait(LONG).await.success(), "{}", dev.process.log());
+    let dir = std::mem::replace(&mut dev.dir, tempfile::tempdir().unwrap());
+    let mut dev = Owner::start_in(dir, ARGS);
+    let second = client(&dev.ready().await);
+    let task = second.get(running.id()).await.unwrap();
+    assert_eq!((task.state(), task.attempt), (TaskState::Succeeded, 1), "{task:?}");
+    assert_eq!(task.output().unwrap().as_text().unwrap(), payload);
+    assert_eq!(second.get(waiting.id()).await.unwrap().state(), TaskState::Pending);
+    works(&second).await;
+    // Nobody else gets the folder meanwhile.
+    let args = ["dev", "--data", dev.dir.path().join("fleet").to_str().unwrap(), "--port", "0"].map(str::to_owned);
+    let refused = hive(&args.each_ref().map(String::as_str)).await.expect(1);
+    assert!(refused.err.contains("in use"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -148,6 +148,7 @@ impl World {
         side.life += 1;
         side.session = None;
         side.paused = None;
+        side.wake = 0;
         let appends = std::mem::take(&mut side.appends);
         let kept = self.rng.index(appends.len() + 1);
         for (_, entries) in appends.into_iter().take(kept) {

@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn detail_keeps_lines_but_nothing_that_drives_a_terminal() {
         let result = v1::Payload { data: "a\tb\n\x1b[2Jc\n".into(), ..Default::default() };
-        let failure = v1::Failure { signal: Some(9), message: "signal 9".into(), ..Default::default() };
+        let failure = v1::TaskFailure { signal: Some(9), message: "signal 9".into(), ..Default::default() };
         let task = v1::Task { result: Some(result), failure: Some(failure), ..Default::default() };
         let shown = detail(&task);
         assert!(shown.contains("result        a\tb\n              \u{fffd}[2Jc\nlast failure"), "{shown}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hive_core::command::Command;
 use hive_core::id::{AgentId, LeaderEpoch, TaskId};
-use hive_core::leader::{Connection, FromSidecar, Input, ToSidecar};
+use hive_core::leader::{Beat, Connection, FromSidecar, Input, ToSidecar};
 use hive_core::record::{AgentSpec, Body, Phase, Record, RetryPolicy, Runtime, TaskSpec};
 use hive_core::settings::Settings;
 
@@ -25,6 +25,14 @@ fn sidecar(boot: u128, agents: usize, slots: u32) -> Sidecar {
         let spec = AgentSpec { pool, capabilities, labels, slots, runtime: Runtime::Command };
         sidecar.agents.insert(AgentId::parse(&format!("a{n}")).unwrap(), spec);
     }
+    sidecar
+}
+
+fn sidecar_of(id: &str, boot: u128, agent: &str) -> Sidecar {
+    let mut sidecar = sidecar(boot, 1, 1);
+    sidecar.id = hive_core::id::SidecarId::parse(id).unwrap();
+    let spec = sidecar.agents.pop_first().unwrap().1;
+    sidecar.agents.insert(AgentId::parse(agent).unwrap(), spec);
     sidecar
 }
 
@@ -119,6 +127,89 @@ fn tasks_with_long_labels_fit_their_transaction() {
     dial(&mut world, &mut sidecar(1, 2, 100), 1);
     settle_within_limits(&mut world);
     assert!(world.tasks().all(|task| matches!(task.phase, Phase::Assigned(_))));
+}
+
+#[test]
+fn a_host_is_not_lost_before_it_has_stopped_what_it_was_told_to_stop() {
+    // A beat a second for the whole fleet: with forty sidecars each beats every 40 s.
+    let mut settings = Settings::default();
+    settings.liveness.beats_per_second = 1;
+    let mut world = World::new(settings, 1);
+    let mut fleet: Vec<Sidecar> = (0..40).map(|n| sidecar_of(&format!("s{n}"), n, &format!("a{n}"))).collect();
+    for (n, sidecar) in fleet.iter_mut().enumerate() {
+        dial(&mut world, sidecar, n as u64 + 1);
+        world.settle();
+    }
+    let told = world.down.iter().rev().find_map(|(_, message)| match message {
+        ToSidecar::Welcome(welcome) => Some(welcome.kill_after),
+        _ => None,
+    });
+    let told = told.unwrap();
+    assert!(told > Duration::from_secs(100), "{told:?}");
+    let last = AgentId::parse("a39").unwrap();
+    let lost = |world: &World| world.committed.values().any(|r| matches!(r, Record::Agent(a) if a.id == last && a.lost));
+    // All of them are cut off, so the fleet looks small; then the leader changes.
+    for take_over in [false, true] {
+        if take_over {
+            world.take_over(true);
+        } else {
+            (1..=40).for_each(|n| world.step(Input::Hangup(Connection(n))));
+        }
+        let cut = world.now;
+        while world.now < cut + told - Duration::from_secs(1) {
+            world.now = world.now + Duration::from_secs(1);
+            world.step(Input::Tick);
+            world.settle();
+            assert!(!lost(&world), "lost after {:?}, may run for {told:?}", world.now.since(cut));
+        }
+        if !take_over {
+            continue;
+        }
+        for _ in 0..200 {
+            world.now = world.now + Duration::from_secs(1);
+            world.step(Input::Tick);
+            world.settle();
+        }
+        assert!(lost(&world), "and then it is");
+    }
+}
+
+#[test]
+fn the_pace_is_not_slowed_below_what_was_told_of_silence() {
+    let mut settings = Settings::default();
+    settings.liveness.beats_per_second = 1;
+    let mut world = World::new(settings, 1);
+    let mut first = sidecar_of("first", 100, "first");
+    dial(&mut world, &mut first, 100);
+    world.settle();
+    for n in 0..40 {
+        dial(&mut world, &mut sidecar_of(&format!("s{n}"), n, &format!("a{n}")), n as u64 + 1);
+        world.settle();
+    }
+    let pace = |world: &mut World, first: &mut Sidecar| {
+        world.down.clear();
+        let beat = Beat { number: 1, seen: Default::default(), agents: Vec::new(), attempts: Vec::new() };
+        let leader = world.leader.epoch();
+        let messages = vec![FromSidecar::Beat(Box::new(beat))];
+        world.step(Input::Frame { connection: Connection(100), leader, messages });
+        let interval = world.down.iter().find_map(|(_, message)| match message {
+            ToSidecar::BeatAck { interval, .. } => Some(*interval),
+            _ => None,
+        });
+        let resync = world.down.iter().any(|(_, message)| matches!(message, ToSidecar::Resync));
+        if resync {
+            world.down.clear();
+            let hello = first.hello(world.now);
+            world.step(Input::Frame { connection: Connection(100), leader, messages: vec![hello] });
+            world.settle();
+        }
+        (interval.unwrap(), resync)
+    };
+    // Welcomed while it was alone: it stops its STOP attempts after 25 s of silence.
+    let (interval, resync) = pace(&mut world, &mut first);
+    assert!(interval < Duration::from_secs(12), "{interval:?}");
+    assert!(resync, "it is told anew");
+    assert_eq!(pace(&mut world, &mut first), (Duration::from_secs(41), false));
 }
 
 /// A task waits, an agent becomes free, and the store takes nothing.

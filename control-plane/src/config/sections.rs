@@ -9,6 +9,7 @@ use hive_core::id::Namespace;
 use super::reader::Reader;
 use super::source::Sources;
 use super::value::ByteSize;
+use crate::api::check;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -203,7 +204,18 @@ impl Limits {
             slots: self.slots,
         }
     }
+
+    /// Bytes of the largest task that these limits let in, roughly.
+    fn largest_task(&self) -> u64 {
+        let entry = |texts: usize| texts as u64 + 8;
+        // Its own labels, and those it asks of an agent.
+        let labels = 2 * u64::from(self.labels) * entry(check::NAME + check::VALUE);
+        self.payload_bytes.0.saturating_add(labels + u64::from(self.capabilities) * entry(check::NAME))
+    }
 }
+
+/// Bytes of a task that fit a transaction of the store besides a batch that is almost full.
+const MOST_TASK: u64 = 500 << 10;
 
 const NO_HOME: &str = "$XDG_STATE_HOME";
 
@@ -269,6 +281,11 @@ impl Config {
             r.refuse(
                 "limits.payload_bytes",
                 "must be at most half of limits.message_bytes: a task carries payload and result",
+            );
+        } else if self.limits.largest_task() > MOST_TASK {
+            r.refuse(
+                "limits.payload_bytes",
+                "with limits.labels and limits.capabilities must keep a task below 500 KiB: it is stored in one transaction",
             );
         }
         if page_default > page {

@@ -128,6 +128,17 @@ fn limits_that_contradict_each_other_are_faults() {
 }
 
 #[test]
+fn what_one_task_may_hold_fits_the_store() {
+    let fields = |variables: &[(&str, &str)]| -> Vec<_> {
+        faults(&flags(&[]), variables).into_iter().map(|f| f.field).collect()
+    };
+    // Taken in, it would be refused by the store, with all that shares its transaction.
+    assert_eq!(fields(&[("HIVE_LIMITS__PAYLOAD_BYTES", "1MiB")]), ["limits.payload_bytes"]);
+    assert_eq!(fields(&[("HIVE_LIMITS__LABELS", "1000")]), ["limits.payload_bytes"]);
+    assert!(fields(&[("HIVE_LIMITS__PAYLOAD_BYTES", "400KiB")]).is_empty());
+}
+
+#[test]
 fn what_is_printed_reads_back_the_same() {
     let variables =
         [("HIVE_SESSION__BEAT", "1m30s"), ("HIVE_NAMESPACES", "default,red"), ("HIVE_STORE__BALLAST", "12345")];

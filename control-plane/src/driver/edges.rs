@@ -44,7 +44,11 @@ impl Edges {
 
     pub(super) fn push(&mut self, connection: Connection, message: ToSidecar) {
         if self.down.contains_key(&connection) {
-            self.pending.entry(connection).or_default().push(message);
+            let pending = self.pending.entry(connection).or_default();
+            // Each would be answered by a hello; one is enough.
+            if !matches!((pending.last(), &message), (Some(ToSidecar::Resync), ToSidecar::Resync)) {
+                pending.push(message);
+            }
         }
     }
 

@@ -181,7 +181,7 @@ impl Session {
         }
     }
 
-    pub(super) fn cancel(&mut self, cancel: Cancel, out: &mut Vec<Output>) {
+    pub(super) fn cancel(&mut self, cancel: Cancel, intake: &Intake, out: &mut Vec<Output>) {
         let Some(key) = key_of(cancel.attempt.as_ref()) else { return self.nonsense("a cancel without an attempt") };
         let grace = wire::duration(cancel.grace.as_ref()).unwrap_or(DEFAULT_GRACE).min(MAX_GRACE);
         if let Some(attempt) = self.attempts.get_mut(&key) {
@@ -189,6 +189,8 @@ impl Session {
                 *due_ms = self.now.mono_ms;
             }
             self.stop_attempt(key, StopCause::Cancelled, grace, out);
+        } else if intake.settled.contains(&key) {
+            // Settled by an assignment of the same frame: told once that is in the journal.
         } else if self.settled.get(key).is_some() {
             match self.pending.back_mut() {
                 Some(last) => last.then.push(Then::Tell(key)),

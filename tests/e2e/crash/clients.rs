@@ -31,7 +31,7 @@ pub(crate) struct Entry {
 pub(crate) struct Ledger(Mutex<BTreeMap<TaskId, Entry>>);
 
 impl Ledger {
-    fn write(&self, id: TaskId, change: impl FnOnce(&mut Entry)) {
+    pub(crate) fn write(&self, id: TaskId, change: impl FnOnce(&mut Entry)) {
         change(self.0.lock().expect("the ledger").entry(id).or_default());
     }
 

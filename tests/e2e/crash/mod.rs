@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use hive_sdk::client::{TaskId, TaskSpec};
 use rustix::process::Signal;
 
-use crate::harness::{AgentDef, LONG, Rig, Rng, eventually, now, seed, signal, spawn};
-use clients::Ledger;
+use crate::harness::{AgentDef, LONG, LOSES, Rig, Rng, eventually, now, seed, signal, spawn};
+use clients::{Entry, Ledger};
 use verdict::{Found, Strictness};
 use watcher::Watcher;
 
@@ -94,9 +95,7 @@ impl Bench {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_kills_lose_nothing_and_double_nothing() {
     let seed = seed();
-    // Nothing here may count as an agent's loss: what is shown is that kills of the control plane
-    // alone restart nothing.
-    let mut bench = Bench::start(seed, &[("session.lost", "60s")]).await;
+    let mut bench = Bench::start(seed, &[]).await;
     let mut rng = Rng(seed);
     let (mut kills, mut early) = (0, 0);
     let rounds = rounds(ROUNDS);
@@ -123,7 +122,7 @@ async fn a_hundred_kills_lose_nothing_and_double_nothing() {
 async fn any_process_killed_at_any_time_loses_nothing_and_doubles_nothing() {
     let seed = seed();
     // An agent's end counts as a failure of what it ran; here it is no reason to give a task up.
-    let mut bench = Bench::start(seed, &[("task.max_failures", "1000")]).await;
+    let mut bench = Bench::start(seed, &[("task.max_failures", "1000"), LOSES[0]]).await;
     let mut rng = Rng(seed);
     let mut kills = [0; 3];
     for _ in 0..rounds(CHAOS_ROUNDS) {
@@ -149,4 +148,38 @@ async fn any_process_killed_at_any_time_loses_nothing_and_doubles_nothing() {
     let what = format!("kills: control plane {control_plane}, sidecars {sidecars}, agents {agents}; seed {seed}");
     let found = bench.judge(Strictness::OncePerAttempt, &what).await;
     assert!(found.tasks as u64 > 5 * CHAOS_ROUNDS.min(rounds(CHAOS_ROUNDS)), "too little load: {found}");
+}
+
+/// A judge that never condemns proves nothing.
+#[tokio::test]
+async fn the_judge_finds_what_is_planted() {
+    let mut rig = Rig::new().await;
+    let list = rig.path().join("ran");
+    rig.sidecar("sidecar-1", &[AgentDef::logging("sdk-1", &["sdk"], &list)]).await;
+    let ledger = Ledger::default();
+    let client = rig.client();
+    let submitted = async |payload: &str, noted: &str| {
+        let id = client.submit(TaskSpec::new("sdk").payload(payload)).await.expect("submit").id();
+        let task = rig.ended(id).await;
+        ledger.write(id, |entry| {
+            *entry = Entry { payload: noted.to_owned(), accepted: true, calls: 1, first: Some(task) };
+        });
+        id
+    };
+    submitted("good", "good").await;
+    let wrong = submitted("one thing", "another").await;
+    let twice = submitted("twice", "twice").await;
+    let changed = submitted("changed", "changed").await;
+    ledger.write(changed, |entry| entry.first.as_mut().expect("its end").agent_id = "another".to_owned());
+    let absent = client.new_task_id();
+    ledger.write(absent, |entry| entry.accepted = true);
+    let mut text = std::fs::read_to_string(&list).expect("the list");
+    text.push_str(&format!("{twice} 1\n{changed} 2\n"));
+    std::fs::write(&list, text).expect("write the list");
+
+    let found = verdict::judge(&rig, &ledger, &Default::default(), &[list], Strictness::NothingRestarted).await;
+    let names = |list: &[String], id: TaskId| list.iter().any(|fault| fault.starts_with(&id.to_string()));
+    assert!(found.lost.len() == 2 && names(&found.lost, wrong) && names(&found.lost, absent), "{found:?}");
+    assert!(names(&found.doubled, twice) && names(&found.doubled, changed), "{found:?}");
+    assert!(found.restarted.len() == 1 && names(&found.restarted, changed), "{found:?}");
 }

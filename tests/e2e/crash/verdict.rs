@@ -33,11 +33,11 @@ pub(crate) struct Found {
     /// Results that a client was told before the end of the test.
     told_early: usize,
     /// Accepted without exactly one end, with another result than asked for, or not in the store.
-    lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
     /// Committed twice, changed after the end, or begun twice under one attempt.
-    doubled: Vec<String>,
+    pub(crate) doubled: Vec<String>,
     /// Begun again although no agent and no sidecar died.
-    restarted: Vec<String>,
+    pub(crate) restarted: Vec<String>,
 }
 
 impl fmt::Display for Found {
@@ -86,7 +86,13 @@ pub(crate) async fn settle(rig: &Rig, ledger: &Ledger) {
     .await;
 }
 
-pub(crate) async fn judge(rig: &Rig, ledger: &Ledger, told: &BTreeMap<String, Told>, lists: &[PathBuf], strictness: Strictness) -> Found {
+pub(crate) async fn judge(
+    rig: &Rig,
+    ledger: &Ledger,
+    told: &BTreeMap<String, Told>,
+    lists: &[PathBuf],
+    strictness: Strictness,
+) -> Found {
     let client = rig.client();
     let stored = client.list_view(TaskFilter::default(), TaskView::Full, 500);
     let stored: Vec<Task> = stored.try_collect().await.expect("list all tasks");
@@ -123,9 +129,9 @@ pub(crate) async fn judge(rig: &Rig, ledger: &Ledger, told: &BTreeMap<String, To
                 found.doubled.push(format!("{id}: told {first:?}, and now {task:?}"));
             }
         }
-        let Some(told) = told.get(&id) else { continue };
-        found.doubled.extend(told.faults.iter().map(|fault| format!("{id}: {fault}")));
-        if let Some(end) = &told.end
+        let told = told.get(&id);
+        found.doubled.extend(told.iter().flat_map(|told| &told.faults).map(|fault| format!("{id}: {fault}")));
+        if let Some(end) = told.and_then(|told| told.end.as_ref())
             && (end.state, end.attempt, &end.agent_id, end.end_time)
                 != (task.state, task.attempt, &task.agent_id, task.end_time)
         {

@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use super::{serves, submission, submit, unwanted};
 use hive_sdk::client::TaskSpec;
 
+use super::{serves, submission, submit, unwanted};
 use crate::harness::{AgentDef, LONG, Port, Proc, Rig, SIDECAR};
 
 /// Runs a program that must end by itself, and gives its exit code and what it said.
@@ -105,6 +105,9 @@ async fn a_foreign_folder_is_left_as_it_is() {
     assert!(!rig.data().join("LOCK").exists());
 }
 
+/// A file, what is said of it, and what was done to it.
+type Damage<'a> = (&'a str, &'a str, Box<dyn Fn(&Path) + 'a>);
+
 #[tokio::test]
 async fn a_newer_or_damaged_folder_is_never_reset() {
     let mut rig = Rig::new().await;
@@ -112,7 +115,7 @@ async fn a_newer_or_damaged_folder_is_never_reset() {
     rig.control_plane().terminate(LONG).await;
     let identity = fs::read_to_string(rig.data().join("HIVE")).expect("the identity");
 
-    let damage: [(&str, &str, Box<dyn Fn(&Path)>); 4] = [
+    let damage: [Damage<'_>; 4] = [
         (
             "HIVE",
             "has format 99",

@@ -134,9 +134,15 @@ async fn more_calls_than_may_wait_are_not_begun() {
     let task_id = submit(&rig, submission(unwanted())).await.expect("a task").id;
     let get = || v1::GetTaskRequest { task_id: task_id.clone(), ..Default::default() };
     let wait = v1::WaitTaskRequest { task_id: task_id.clone(), ..Default::default() };
-    let mut tasks = rig.client().tasks();
-    let waiting = spawn(async move { tasks.wait_task(wait).await });
-    // Until the wait has begun there is a place.
+    let tasks = rig.client().tasks();
+    // Whoever comes first has the place; the wait tries until it does.
+    let waiting = spawn(async move {
+        eventually("a place for the wait", LONG, || {
+            let (mut tasks, wait) = (tasks.clone(), wait.clone());
+            async move { tasks.wait_task(wait).await }
+        })
+        .await
+    });
     let refusal = eventually("no place is left", LONG, || {
         let mut tasks = rig.client().tasks();
         let get = get();

@@ -54,7 +54,7 @@ impl AgentDef {
     pub(crate) fn logging(id: &str, capabilities: &[&str], log: &Path) -> Self {
         let own = std::env::current_exe().expect("this binary");
         let own = own.to_str().expect("a path that is UTF-8");
-        let argv = [own, "--exact", super::ledger::ENTRY, "--ignored", "--nocapture", "--test-threads=1"];
+        let argv = [own, "--exact", super::ledger::ENTRY, "--nocapture", "--test-threads=1"];
         Self::new(id, "process", capabilities, &argv)
             .env(super::ledger::LOG, log.to_str().expect("a path that is UTF-8"))
             .restart("100ms")

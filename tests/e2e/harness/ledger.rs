@@ -15,7 +15,6 @@ pub(crate) const ENTRY: &str = "harness::ledger::agent_process";
 
 /// Not a test: where the agent's process begins.
 #[test]
-#[ignore = "the agent that other tests start"]
 fn agent_process() {
     let Ok(log) = std::env::var(LOG) else { return };
     let runtime =

@@ -25,7 +25,7 @@ pub(crate) use port::Port;
 pub(crate) use process::Proc;
 pub(crate) use procfs::{alive, processes_with, signal};
 pub(crate) use proxy::Proxy;
-pub(crate) use rig::Rig;
+pub(crate) use rig::{LOSES, Rig};
 pub(crate) use wait::{LONG, eventually, soon};
 
 /// The binaries under test.

@@ -14,10 +14,11 @@ use tempfile::TempDir;
 use super::wait::{LONG, eventually};
 use super::{AgentDef, CONTROL_PLANE, Ended, Port, Proc, Proxy, SIDECAR, hive, processes_with, signal};
 
-/// What makes liveness quick enough for a test, and still far above what a busy machine delays.
+/// What makes waiting short. Agents are LOST only where a test asks for it by [`LOSES`], for on a busy
+/// machine a process may well be late.
 const QUICK: &[(&str, &str)] = &[
     ("session.beat", "500ms"),
-    ("session.lost", "3s"),
+    ("session.lost", "60s"),
     ("session.lost_beats", "6"),
     ("session.kill", "2s"),
     ("session.kill_beats", "4"),
@@ -30,6 +31,9 @@ const QUICK: &[(&str, &str)] = &[
     ("store.ballast", "0"),
     ("store.min_free", "0"),
 ];
+
+/// Settings under which an agent out of contact is soon LOST.
+pub(crate) const LOSES: &[(&str, &str)] = &[("session.lost", "3s")];
 
 /// See the module. Processes are found again by the folder's name, which all of them carry.
 #[derive(Debug)]
@@ -46,7 +50,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// A control plane that serves, with quick liveness.
+    /// A control plane that serves, with short waits.
     pub(crate) async fn new() -> Self {
         Self::with(&[]).await
     }

@@ -75,6 +75,7 @@ impl Leader {
                     open: false,
                     hello: Some(hello),
                     sent: AssignNumber::default(),
+                    kill_after: Default::default(),
                     unreceipted: Default::default(),
                 };
                 if let Some(replaced) = self.hosts.open(key, session, now) {
@@ -223,15 +224,22 @@ impl Leader {
             let command = Command::LoseAttempt { token, message: "its host came back without it" };
             let _always_decided = self.decide(now, &namespace, command, random(), out);
         }
-        self.set_contact(&(namespace, sidecar), Contact::Connected, out);
+        let key = (namespace, sidecar);
+        self.set_contact(&key, Contact::Connected, out);
         let liveness = &self.state.settings().liveness;
         let beat = liveness.beat(self.hosts.sessions());
+        let kill_after = liveness.kill_after(beat);
+        if let Some(host) = self.hosts.get_mut(&key) {
+            // It may never hear of this one and go by an earlier one.
+            host.kill_after = host.kill_after.max(kill_after);
+            host.session.iter_mut().for_each(|session| session.kill_after = kill_after);
+        }
         let welcome = Box::new(Welcome {
             generation: epoch.generation,
             connection: epoch.connection,
             beat,
             jitter_permille: liveness.jitter_permille,
-            kill_after: liveness.kill_after(beat),
+            kill_after,
             verdicts,
             agents,
             revision: self.revision(),

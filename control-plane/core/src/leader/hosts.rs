@@ -1,6 +1,7 @@
 //! Sidecars as the leader knows them: their sessions and when they were last heard.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::message::{Hello, Welcome};
 use super::{Connection, Leader, Output, ToSidecar};
@@ -19,6 +20,8 @@ pub(super) struct Session {
     pub open: bool,
     pub hello: Option<Box<Hello>>,
     pub sent: AssignNumber,
+    /// What its welcome says: after so much silence it ends its STOP attempts.
+    pub kill_after: Duration,
     /// Offers without receipt, oldest first.
     pub unreceipted: VecDeque<(AssignNumber, Time, AgentId, AttemptId)>,
 }
@@ -30,12 +33,14 @@ pub(super) struct Host {
     pub heard: Time,
     /// It said goodbye.
     pub left: bool,
+    /// The longest [`Session::kill_after`] it may go by.
+    pub kill_after: Duration,
     pub session: Option<Session>,
 }
 
 impl Host {
-    pub(super) fn unheard(now: Time) -> Self {
-        Self { heard: now, left: false, session: None }
+    pub(super) fn unheard(now: Time, kill_after: Duration) -> Self {
+        Self { heard: now, left: false, kill_after, session: None }
     }
 }
 
@@ -91,7 +96,7 @@ impl Hosts {
     /// Puts a session in place and returns the one it replaces.
     pub(super) fn open(&mut self, key: HostKey, session: Session, now: Time) -> Option<Connection> {
         self.connections.insert(session.connection, key.clone());
-        let host = self.by_key.entry(key).or_insert_with(|| Host::unheard(now));
+        let host = self.by_key.entry(key).or_insert_with(|| Host::unheard(now, Duration::ZERO));
         host.heard = now;
         host.left = false;
         let replaced = host.session.replace(session)?.connection;

@@ -91,9 +91,13 @@ impl Leader {
         let mut hosts = BTreeMap::new();
         for (namespace, space) in state.spaces() {
             for sidecar in space.sidecars.keys().chain(space.hosts.keys()) {
-                hosts.insert((namespace.clone(), sidecar.clone()), Host::unheard(now));
+                hosts.insert((namespace.clone(), sidecar.clone()), Host::unheard(now, Duration::ZERO));
             }
         }
+        // What each was told by an earlier leader is not known: as much as for all of them together.
+        let liveness = &state.settings().liveness;
+        let kill_after = liveness.kill_after(liveness.beat(hosts.len()));
+        hosts.values_mut().for_each(|host| host.kill_after = kill_after);
         let mut leader = Self {
             epoch,
             state,

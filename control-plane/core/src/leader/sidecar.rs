@@ -256,11 +256,22 @@ impl Leader {
         let key = (namespace.clone(), sidecar.clone());
         if let Some(host) = self.hosts.get_mut(&key) {
             host.heard = now;
+            // It beats, so it has its welcome.
+            host.kill_after = host.session.as_ref().map_or(host.kill_after, |session| session.kill_after);
         }
         self.set_contact(&key, Contact::Connected, out);
         self.credit(namespace, sidecar, connection, beat.seen, &beat.agents);
-        let interval = self.state.settings().liveness.beat(self.hosts.sessions());
+        let liveness = &self.state.settings().liveness;
+        let wanted = liveness.beat(self.hosts.sessions());
+        // The fleet may have grown since its welcome. Slower than this it would fall silent by its own measure.
+        let told = self.hosts.get(&key).map(|host| host.kill_after).unwrap_or_default();
+        let slowest = told.saturating_sub(liveness.kill_margin) / liveness.kill_beats.max(1);
+        let interval = wanted.min(slowest.max(liveness.min_beat));
         out.push(Output::Send { connection, message: ToSidecar::BeatAck { number: beat.number, interval } });
+        if wanted >= interval * 2 {
+            // A welcome tells it anew.
+            out.push(Output::Send { connection, message: ToSidecar::Resync });
+        }
         self.reconcile(connection, &beat.attempts, Some(beat.seen), out);
         for listed in &beat.attempts {
             self.note_start(now, namespace, sidecar, listed);

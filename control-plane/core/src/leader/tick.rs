@@ -135,11 +135,15 @@ impl Leader {
             .hosts
             .iter()
             .filter(|(_, host)| now >= host.heard + liveness.suspect_after(beat))
-            .map(|(key, host)| (key.clone(), now.since(host.heard)))
+            .map(|(key, host)| {
+                // Also when the fleet has become smaller since, or seems so because most of it is cut off.
+                let grace = liveness.grace(beat).max(host.kill_after + liveness.kill_margin);
+                (key.clone(), now.since(host.heard), grace)
+            })
             .collect();
-        for (key, silence) in silent {
+        for (key, silence, grace) in silent {
             self.set_contact(&key, Contact::Suspect, out);
-            if silence < liveness.grace(beat) || self.lost_this_second >= liveness.max_lost_per_second {
+            if silence < grace || self.lost_this_second >= liveness.max_lost_per_second {
                 continue;
             }
             let Some(space) = self.state.space(&key.0) else { continue };
