@@ -14,9 +14,12 @@ use tonic_types::StatusExt as _;
 
 use crate::clock;
 use crate::failure::{Failure, is_transport};
+use crate::output;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(2);
+/// A call that may take longer than this says so when its first try fails.
+const UNTOLD: Duration = Duration::from_secs(10);
 
 /// Clients of every service over one channel; cheap to clone.
 #[derive(Clone, Debug)]
@@ -126,6 +129,11 @@ impl Client {
             let Some(wait) = retry_after(&status, &mut delay) else { return Err(status) };
             if !fits(clock::now(), wait, until) {
                 return Err(status);
+            }
+            // Nobody types a command and looks at nothing for a minute.
+            if self.deadline > UNTOLD && earlier.is_none() {
+                let left = until.saturating_duration_since(clock::now()).as_secs();
+                output::say(&format!("no answer from {}; trying for {left} s more", self.server));
             }
             earlier = Some(status);
             tokio::time::sleep(wait).await;

@@ -98,6 +98,7 @@ impl Failure {
             (_, "AGENT_NOT_FOUND") => "see what there is with `hive agents`".to_owned(),
             (_, "TASK_TERMINAL") => format!("see how it ended with `hive get {id}`"),
             (_, "LOGS_NOT_FOUND") => format!("see whether it was ever assigned with `hive get {id}`"),
+            (_, "AGENT_REMOVED") => "bring it back with `hive remove --undo`".to_owned(),
             (_, "NAMESPACE_NOT_FOUND") => "name one of the server's `namespaces` with --namespace".to_owned(),
             (_, "METHOD_UNKNOWN") => {
                 format!("is {server} the port for health and metrics? name the one for clients with --server")

@@ -10,7 +10,7 @@ use hive_sdk::client::{DEFAULT_ENDPOINT, TaskExt as _, TaskSpec};
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let endpoint = words.next().unwrap_or(DEFAULT_ENDPOINT.to_owned());
-    let capability = words.next().unwrap_or("wc".to_owned());
+    let capability = words.next().unwrap_or("words".to_owned());
     let text = words.next().unwrap_or("a rose is a rose".to_owned());
 
     let client = Client::builder().endpoint(endpoint).connect().await?;

@@ -259,7 +259,6 @@ impl Session {
             return;
         }
         self.leader = leader;
-        self.beats.heard = self.now.mono_ms;
         let mut intake = assign::Intake::default();
         for message in frame.messages {
             match message.kind {

@@ -1,14 +1,14 @@
 //! Stops and starts of the control plane that are no crash, what watches see of them, and what it
 //! costs when nothing happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hive_sdk::client::{Event, TaskFilter, TaskSpec};
+use hive_sdk::client::{Event, TaskExt as _, TaskFilter, TaskSpec};
 use hive_sdk::proto::{AgentPhase, TaskState};
 use rustix::process::Signal;
 
-use crate::harness::{AgentDef, LONG, Rig, eventually, now};
+use crate::harness::{AgentDef, LONG, Rig, eventually, now, spawn};
 use crate::programs::Gate;
 
 #[tokio::test]
@@ -91,6 +91,44 @@ async fn a_watch_goes_on_through_a_restart() {
     assert!(interrupted >= 1);
     let expected: BTreeMap<String, u32> = [before, after.unwrap()].into_iter().map(|id| (id.to_string(), 1)).collect();
     assert_eq!(ends, expected, "each end is told once, and nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_begin_in_the_thick_of_it_miss_nothing() {
+    const TASKS: usize = 2_000;
+    let mut rig = Rig::new().await;
+    let agents = [AgentDef::demo("demo-1").slots(100), AgentDef::demo("demo-2").slots(100)];
+    rig.sidecar("sidecar-1", &agents).await;
+    let client = rig.client();
+    let submitting = spawn(async move {
+        for _ in 0..TASKS / 100 {
+            let specs = (0..100).map(|n| TaskSpec::new("echo").payload(format!(r#"{{"sleep_ms": {n}}}"#)));
+            let answers = client.submit_many(specs).await;
+            assert!(answers.iter().all(Result::is_ok));
+        }
+    });
+    let mut watches = Vec::new();
+    while watches.len() < 12 || !submitting.is_finished() {
+        let client = rig.client();
+        watches.push(spawn(async move {
+            let mut watch = client.watch(TaskFilter::default());
+            let mut ended = BTreeSet::new();
+            while ended.len() < TASKS {
+                match tokio::time::timeout(LONG / 2, watch.next()).await {
+                    Ok(Some(Ok(Event::Changed { item, .. }))) if item.is_terminal() => {
+                        ended.insert(item.id);
+                    }
+                    Ok(Some(Ok(_))) => {}
+                    other => panic!("{} ends were told; then {other:?}", ended.len()),
+                }
+            }
+        }));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    submitting.await.expect("all were submitted");
+    for watch in watches {
+        tokio::time::timeout(LONG, watch).await.expect("every end is told").expect("a watch");
+    }
 }
 
 #[tokio::test]

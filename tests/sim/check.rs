@@ -4,7 +4,7 @@ use hive_core::command::{Release, Reply};
 use hive_core::id::{Attempt, Revision, TaskId};
 use hive_core::invariant;
 use hive_core::leader::{CallError, ToSidecar};
-use hive_core::record::{BlobPart, End, Key, Phase, Record, TaskRecord};
+use hive_core::record::{BlobPart, End, Key, Phase, Record, Run, TaskRecord};
 use hive_core::rejection::Rejection;
 use hive_proto::v1;
 use hive_sidecar::attempt::{AttemptKey, StartAttempt};
@@ -78,7 +78,22 @@ impl World {
             (Some(Record::Namespace(before)), Some(Record::Namespace(after))) if after.floor < before.floor => {
                 self.fail("I5: the floor went down".into());
             }
-            (Some(Record::Sidecar(_)), None) => self.fail(format!("{key:?} is deleted")),
+            (Some(Record::Agent(before)), None) => {
+                self.incarnations.remove(&before.id);
+                let busy = self.store.tasks().find(|t| t.run().is_some_and(|run| run.agent == before.id)).map(|t| t.id);
+                if let Some(task) = busy {
+                    self.fail(format!("agent {} is forgotten, but has {task}", before.id));
+                }
+            }
+            (Some(Record::Sidecar(before)), None) => {
+                let hosted = self.store.records.values().find_map(|record| match record {
+                    Record::Agent(agent) if agent.host.as_ref() == Some(&before.id) => Some(agent.id.clone()),
+                    _ => None,
+                });
+                if let Some(agent) = hosted {
+                    self.fail(format!("{key:?} is forgotten, but hosts {agent}"));
+                }
+            }
             _ => {}
         }
     }
@@ -175,8 +190,11 @@ impl World {
                 }
             }
             ToSidecar::Answer { token, number, body } => {
-                let stored = self.store.task(token.task).and_then(|t| t.run()).and_then(|run| run.answer.as_ref());
-                if stored.is_none_or(|a| a.number != *number || a.body != *body) {
+                // An attempt that has ended in the same batch hears it in vain.
+                let current = self.store.task(token.task).filter(|task| task.attempt == token.attempt);
+                let run = current.and_then(|task| task.run());
+                let known = |run: &Run| run.answer.as_ref().is_some_and(|a| a.number == *number && a.body == *body);
+                if run.is_some_and(|run| !known(run)) {
                     self.fail(format!("the answer {number} of {} is told before it is committed", token.task));
                 }
             }

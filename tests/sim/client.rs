@@ -51,7 +51,7 @@ pub(crate) struct Ledger {
     pub(crate) tasks: BTreeMap<TaskId, Entry>,
     pub(crate) ids: Vec<TaskId>,
     pub(crate) started: BTreeSet<AttemptKey>,
-    pub(crate) removed: BTreeSet<AgentId>,
+    /// Agents an operator has drained at some time; whether that arrived is not known.
     pub(crate) drained: BTreeSet<AgentId>,
 }
 
@@ -174,18 +174,13 @@ impl World {
         let side = self.rng.index(self.sides.len());
         let nth = self.rng.index(self.sides[side].agents.len());
         let Ok(agent) = AgentId::parse(&self.sides[side].agents[nth].id) else { return };
-        let undo = self.ledger.drained.contains(&agent);
+        let undo = self.ledger.drained.contains(&agent) && self.rng.chance(600);
         // One agent stays, so that no task is without hope.
         if (side, nth) != (0, 0) && self.rng.chance(250) {
-            self.ledger.removed.insert(agent.clone());
             let force = self.rng.chance(500);
             return self.ask(Asked::Remove(agent, force));
         }
-        if undo {
-            self.ledger.drained.remove(&agent);
-        } else {
-            self.ledger.drained.insert(agent.clone());
-        }
+        self.ledger.drained.insert(agent.clone());
         self.ask(Asked::Drain(agent, undo));
     }
 

@@ -93,6 +93,10 @@ impl World {
         let times = match packet {
             Packet::Frame(_) if !self.healing && self.rng.chance(self.options.lost) => {
                 self.say(|| format!("  a frame is lost on stream {stream}, {dir:?}"));
+                // Not for ever: what only its stream's end repairs is repaired.
+                let wait = self.rng.between(1_000, 20_000);
+                self.at(self.now + wait, Event::Broken(stream, Dir::Up));
+                self.at(self.now + wait, Event::Broken(stream, Dir::Down));
                 0
             }
             Packet::Frame(_) if !self.healing && self.rng.chance(self.options.repeated) => 2,

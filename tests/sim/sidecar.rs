@@ -51,6 +51,8 @@ pub(crate) struct Sidecar {
     pub(crate) boot: u64,
     /// Its stream's number and place in the world.
     link: Option<(Connection, usize)>,
+    /// The last dial asked for; earlier ones were given up.
+    dialling: Connection,
     /// Nothing passes: up, down.
     pub(crate) cut: (bool, bool),
     /// Numbers its partitions.
@@ -97,6 +99,7 @@ impl Sidecar {
             failed: false,
             boot: 1,
             link: None,
+            dialling: Connection(0),
             cut: (false, false),
             cuts: 0,
             wake: 0,
@@ -209,6 +212,8 @@ impl World {
         session.step(now, input, &mut || rng.next(), &mut out);
         let wake = session.next_wake().map(|at| at - side.mono);
         self.stats.steps += 1;
+            self.say(|| format!("   DBG {wake:?} {out:?}"));
+        }
         for output in out {
             self.perform(index, output);
         }
@@ -233,6 +238,7 @@ impl World {
                     self.fail(format!("{} dials before its number is journaled", self.sides[index].name));
                 }
                 self.sides[index].link = None;
+                self.sides[index].dialling = connection;
                 let wait = self.latency();
                 self.at(self.now + wait, Event::Dial(index, self.sides[index].life, connection));
             }
@@ -315,6 +321,18 @@ impl World {
     }
 
     pub(crate) fn dial_answered(&mut self, index: usize, connection: Connection, stream: Option<usize>) {
+        if self.sides[index].journal.connection > connection {
+            // Given up for a later dial: what stands now ends at once.
+            if let Some(stream) = stream {
+                self.streams[stream].client_open = false;
+                self.transmit(stream, Dir::Up, Packet::End(LinkEnd::Broken));
+            }
+            return;
+        }
+        if self.sides[index].dialling != connection {
+            stream.into_iter().for_each(|stream| self.hung_up(stream));
+            return;
+        }
         let Some(stream) = stream else {
             return self.session(index, Input::DialFailed(connection, LinkEnd::Broken));
         };

@@ -345,7 +345,7 @@ impl World {
             side.programs.values().all(|p| p.end.is_some())
                 && side.session.as_ref().is_some_and(|session| session.unreleased().next().is_none())
         });
-        if quiet && self.ledger.is_settled() && self.store.flying.is_none() {
+        if quiet && self.ledger.is_settled() && self.store.flying.is_none() && self.store.open {
             self.compare_view();
             return true;
         }

@@ -282,4 +282,7 @@ pub(crate) struct Remove {
     /// End what runs instead of waiting for it.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Bring a removed agent back as it was.
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) undo: bool,
 }

@@ -99,6 +99,9 @@ fn folder(dir: &Path) -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
+/// Where results are written, in the data folder.
+const RESULTS: &str = "results.jsonl";
+
 /// What to do.
 struct Plan {
     manifest: Manifest,
@@ -142,6 +145,13 @@ fn plan(args: &Demo, folder: &Path, data: &Path) -> Result<Option<Plan>, Failure
     }
     if count == 0 {
         return Ok(None);
+    }
+    let results = data.join(RESULTS);
+    if results.exists() {
+        output::say("the last job is finished (or was another folder's); a new one begins");
+        // Results of another job must not pass for this one's.
+        std::fs::remove_file(&results)
+            .map_err(|e| Failure::error(format!("cannot remove the old {}", results.display()), e))?;
     }
     let manifest = Manifest::plan(folder, &walked.files, &capabilities, clock::new_id);
     manifest.write(data).map_err(|e| {
@@ -216,7 +226,7 @@ async fn job(
 }
 
 fn write_results(data: &Path, lines: &[u8]) -> Result<(), Failure> {
-    let path = data.join("results.jsonl");
+    let path = data.join(RESULTS);
     write_atomically(&path, lines).map_err(|e| Failure::error(format!("cannot write {}", path.display()), e))
 }
 

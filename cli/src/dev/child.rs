@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -23,6 +24,8 @@ pub(crate) enum Order {
     Run,
     /// Finish what you have, then go.
     Stop,
+    /// Drop what you have, then go.
+    Hurry,
     /// Go.
     Kill,
 }
@@ -133,6 +136,12 @@ async fn until_dead(
                 match order {
                     Order::Run => {}
                     Order::Stop => drop(stdin.take()),
+                    Order::Hurry => {
+                        drop(stdin.take());
+                        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+                        // Already dead is hurried enough.
+                        let _ = pid.map(|pid| rustix::process::kill_process(pid, Signal::TERM));
+                    }
                     // Already dead is dead enough.
                     Order::Kill => drop(child.start_kill()),
                 }

@@ -30,6 +30,8 @@ const EVENTS: usize = 256;
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// For the control plane to close its store.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// Time of sidecars to end what they run.
+const HURRY_LIMIT: Duration = Duration::from_secs(8);
 
 /// Shape of a fleet.
 #[derive(Clone, Debug)]
@@ -359,6 +361,9 @@ impl Fleet {
         let drained = self.wait_for(true, DRAIN_LIMIT, signals, say).await;
         if !drained {
             say("stopping the hard way".to_owned());
+            // Asked a second time, a sidecar ends what it runs before it goes; killed, it could not.
+            self.sidecars.order(Order::Hurry);
+            self.wait_for(true, HURRY_LIMIT, signals, say).await;
             self.sidecars.order(Order::Kill);
         }
         self.control_plane.order(Order::Stop);

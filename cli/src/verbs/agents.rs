@@ -98,6 +98,7 @@ pub(super) async fn remove(cx: &Context, args: Remove) -> Result<(), Failure> {
         namespace: cx.client.namespace.clone(),
         agent_id: args.agent.clone(),
         force: args.force,
+        undo: args.undo,
     };
     let what = format!("cannot remove agent {}", args.agent);
     let response = cx.client.call(&what, request, |mut s, r| async move { s.agents.remove_agent(r).await }).await?;

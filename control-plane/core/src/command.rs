@@ -147,6 +147,8 @@ pub enum Command {
         /// End what runs.
         force: bool,
     },
+    /// Bring a removed agent back as it was.
+    RestoreAgent(AgentId),
     /// A sidecar says hello.
     AdmitSidecar {
         /// Which.
@@ -205,6 +207,7 @@ impl Command {
             Command::UpdateAgent { .. } => "update_agent",
             Command::DrainAgent { .. } => "drain_agent",
             Command::RemoveAgent { .. } => "remove_agent",
+            Command::RestoreAgent(_) => "restore_agent",
             Command::AdmitSidecar { .. } => "admit_sidecar",
             Command::HostAgent { .. } => "host_agent",
             Command::UnhostAgent(_) => "unhost_agent",

@@ -147,7 +147,8 @@ fn a_host_is_not_lost_before_it_has_stopped_what_it_was_told_to_stop() {
     let told = told.unwrap();
     assert!(told > Duration::from_secs(100), "{told:?}");
     let last = AgentId::parse("a39").unwrap();
-    let lost = |world: &World| world.committed.values().any(|r| matches!(r, Record::Agent(a) if a.id == last && a.lost));
+    let lost =
+        |world: &World| world.committed.values().any(|r| matches!(r, Record::Agent(a) if a.id == last && a.lost));
     // All of them are cut off, so the fleet looks small; then the leader changes.
     for take_over in [false, true] {
         if take_over {

@@ -163,7 +163,12 @@ impl AgentService for Agents {
         let request = request.into_inner();
         let namespace = check::namespace(&request.namespace)?;
         let id = check::agent_id(&request.agent_id)?;
-        let (agent, revision) = self.change(namespace, Command::RemoveAgent { id, force: request.force }).await?;
+        let command = match (request.undo, request.force) {
+            (true, true) => return Err(invalid("force", "must not be set with undo")),
+            (true, false) => Command::RestoreAgent(id),
+            (false, force) => Command::RemoveAgent { id, force },
+        };
+        let (agent, revision) = self.change(namespace, command).await?;
         Ok(Response::new(v1::RemoveAgentResponse { agent, revision }))
     }
 

@@ -142,7 +142,7 @@ pub(crate) fn phase(agent: &AgentRecord, entry: &AgentEntry) -> v1::AgentPhase {
         (Desired::Drained, Depth::Awake, Contact::Connected) if idle => v1::AgentPhase::Drained,
         (Desired::Drained | Desired::Removed, Depth::Awake, Contact::Connected) => v1::AgentPhase::Draining,
         (Desired::Active, Depth::Awake, Contact::Connected) if entry.soft.ready => v1::AgentPhase::Ready,
-        (Desired::Active, Depth::Awake, Contact::Connected) => v1::AgentPhase::Starting,
+        (Desired::Active, Depth::Awake, Contact::Connected) => v1::AgentPhase::NotReady,
     }
 }
 
@@ -187,7 +187,7 @@ pub(super) fn agent(
 pub(crate) const AGENT_PHASES: [v1::AgentPhase; 11] = [
     v1::AgentPhase::Registered,
     v1::AgentPhase::Ready,
-    v1::AgentPhase::Starting,
+    v1::AgentPhase::NotReady,
     v1::AgentPhase::Draining,
     v1::AgentPhase::Drained,
     v1::AgentPhase::Asleep,
@@ -204,7 +204,7 @@ pub(crate) fn phase_name(phase: v1::AgentPhase) -> &'static str {
         v1::AgentPhase::Unspecified => "unknown",
         v1::AgentPhase::Registered => "registered",
         v1::AgentPhase::Ready => "ready",
-        v1::AgentPhase::Starting => "starting",
+        v1::AgentPhase::NotReady => "not_ready",
         v1::AgentPhase::Draining => "draining",
         v1::AgentPhase::Drained => "drained",
         v1::AgentPhase::Asleep => "asleep",

@@ -96,7 +96,7 @@ reasons! {
         "Use UpdateAgent, or another id.";
     AgentRemoved = "AGENT_REMOVED", FailedPrecondition,
         "The agent has been removed.",
-        "Register it again, or use another id.";
+        "Bring it back with RemoveAgent and undo (`hive remove --undo`), or use another id.";
     AgentIdInUse = "AGENT_ID_IN_USE", AlreadyExists,
         "Another running host has this id and is still in contact.",
         "Stop the other one or choose another id; after its contact is lost the id is free.";

@@ -72,7 +72,8 @@ impl<S: Store> Tasks<S> {
             "" => fresh_id(self.handle.now()),
             id => check::task_id(id)?,
         };
-        if self.store.health().shedding {
+        // A repeat of a task that was accepted costs no space.
+        if self.store.health().shedding && self.read(&namespace, id).await.is_err() {
             let text = "the store is short of disk space and takes no new tasks";
             return Err(Reason::StoreLowSpace.retry_after(text, LATER));
         }

@@ -122,6 +122,8 @@ impl Watches {
             next,
             pages: Vec::new(),
             followed: Default::default(),
+            since: at,
+            ahead: Default::default(),
             at,
         };
         Ok(map(self.start(source, events, place), |event| v1::WatchTasksResponse { event: Some(event) }))
@@ -137,7 +139,8 @@ impl Watches {
         if !known(handle, &namespace).await?.0 {
             return Err(super::refusal::rejection(&hive_core::rejection::Rejection::NamespaceNotFound));
         }
-        let source = AllAgents { handle: handle.clone(), namespace, after: Some(None), at: Revision::default() };
+        let source =
+            AllAgents { handle: handle.clone(), namespace, after: Some(None), first: true, at: Revision::default() };
         let told = self.start(source, events, place);
         Ok(unfold(told, |(told, at)| {
             let (kind, agent) = match told {
@@ -327,6 +330,11 @@ struct AllTasks {
     pages: Vec<(Option<TaskId>, Revision)>,
     /// Living tasks that were told of and may stop matching.
     followed: std::collections::BTreeSet<TaskId>,
+    /// Where a watch without snapshot begins.
+    since: Revision,
+    /// Tasks of which more was told than has been heard, and up to which revision; forgotten once
+    /// that is heard.
+    ahead: std::collections::BTreeMap<TaskId, Revision>,
     at: Revision,
 }
 
@@ -334,6 +342,7 @@ struct AllAgents {
     handle: Handle,
     namespace: Namespace,
     after: Option<Option<AgentId>>,
+    first: bool,
     at: Revision,
 }
 

@@ -10,6 +10,7 @@ use hive_core::id::{AttemptId, Namespace, SidecarId};
 use hive_core::leader::Connection;
 use hive_proto::sidecar_v1 as pb;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -92,19 +93,28 @@ impl Logs {
     }
 
     /// Takes a sidecar's output in, as fast as the client reads.
-    pub(super) async fn push(&self, mut inbound: Streaming<pb::PushLogsRequest>) -> Result<(), Status> {
-        let mut pipe: Option<mpsc::Sender<pb::PushLogsRequest>> = None;
-        while let Some(chunk) = inbound.message().await? {
-            let pipe = match &pipe {
-                Some(pipe) => pipe,
-                None => {
-                    let found = self.inner().pipes.remove(&chunk.request_id);
-                    pipe.insert(found.ok_or_else(|| invalid("request_id", "nobody asked for this, or has gone"))?)
-                }
+    pub(super) async fn push(
+        &self,
+        mut inbound: Streaming<pb::PushLogsRequest>,
+        stop: CancellationToken,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(ANSWER, inbound.message());
+        let Some(first) = first.await.map_err(|_| Reason::Deadline.status("no output in time"))?? else {
+            return Ok(());
+        };
+        let found = self.inner().pipes.remove(&first.request_id);
+        let pipe = found.ok_or_else(|| invalid("request_id", "nobody asked for this, or has gone"))?;
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            next = tokio::select! {
+                // Its reader may leave while the attempt is silent: that must not hold the call open.
+                () = pipe.closed() => return Err(Status::cancelled("the reader has gone")),
+                () = stop.cancelled() => return Err(Reason::ShuttingDown.status("the server is stopping")),
+                sent = async { pipe.send(chunk).await.ok()?; Some(inbound.message().await) } => match sent {
+                    Some(next) => next?,
+                    None => return Err(Status::cancelled("the reader has gone")),
+                },
             };
-            if pipe.send(chunk).await.is_err() {
-                return Err(Status::cancelled("the reader has gone"));
-            }
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ impl<S: Store> SidecarService for Sidecars<S> {
         &self,
         request: Request<Streaming<pb::PushLogsRequest>>,
     ) -> Result<Response<pb::PushLogsResponse>, Status> {
-        self.logs.push(request.into_inner()).await?;
+        self.logs.push(request.into_inner(), self.tasks.stopping()).await?;
         Ok(Response::new(pb::PushLogsResponse {}))
     }
 }

@@ -156,7 +156,7 @@ impl Client {
 
     /// Drains an agent and lets it go; with `force` what runs is ended.
     pub async fn remove_agent(&self, id: impl Into<String>, force: bool) -> Result<Agent, Error> {
-        let request = v1::RemoveAgentRequest { namespace: self.ns(), agent_id: id.into(), force };
+        let request = v1::RemoveAgentRequest { namespace: self.ns(), agent_id: id.into(), force, undo: false };
         let answer = self
             .call("RemoveAgent", request, |request| {
                 let mut agents = self.agents();

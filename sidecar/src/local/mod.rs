@@ -183,7 +183,7 @@ impl Reader {
     }
 
     fn refuse(&self, status: Status) {
-        tracing::warn!(stream = self.number, code = ?status.code(), message = status.message(), "an agent's stream ends");
+        tracing::warn!(stream = self.number, code = ?status.code(), detail = status.message(), "an agent's stream ends");
         let _ = self.out.try_send(Err(status));
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Beats {
     sent: VecDeque<(u64, u64)>,
     /// When the last acknowledged beat was sent: the leader heard it later than that.
     pub(super) contact: u64,
-    /// When anything was last heard.
+    /// When a beat or a hello was last answered. Other frames only show that this side can hear.
     pub(super) heard: u64,
 }
 
@@ -87,6 +87,7 @@ impl Beats {
 impl Session {
     pub(super) fn set_pace(&mut self, welcome: &Welcome, said_at: u64) {
         self.beats.pace(welcome, self.now.mono_ms);
+        self.beats.heard = self.now.mono_ms;
         // A hello is no contact. But with no copy to stop, the count may begin here.
         if self.guarded().next().is_none() {
             self.beats.contact = self.beats.contact.max(said_at);
@@ -100,6 +101,7 @@ impl Session {
         if let Some(&(_, sent_at)) = self.beats.sent.iter().find(|(number, _)| *number == ack.beat) {
             self.beats.sent.retain(|(number, _)| *number > ack.beat);
             self.beats.contact = self.beats.contact.max(sent_at);
+            self.beats.heard = self.now.mono_ms;
             self.link_proved();
         }
     }

@@ -18,7 +18,7 @@ const BACKOFF_MS: (u64, u64) = (100, 10_000);
 const OCCUPIED_MS: u64 = 1_000;
 /// Longest wait a peer may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-/// A stream that says nothing for this long, or for six beats, is given up.
+/// A stream on which no beat is answered for this long, or for six beats, is given up.
 const SILENCE_MS: u64 = 30_000;
 
 /// The one stream.
@@ -151,7 +151,7 @@ impl Session {
                 self.hang_up(rng, out);
             }
             Link::Open(_) if self.silent_at() <= now => {
-                tracing::warn!("the stream is silent; starting over on a new one");
+                tracing::warn!("no beat is answered on this stream; starting over on a new one");
                 self.hang_up(rng, out);
             }
             _ => {}

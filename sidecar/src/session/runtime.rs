@@ -20,7 +20,7 @@ impl Session {
             RuntimeEvent::Agent { agent, ready, message } => {
                 if let Some(known) = self.agents.get_mut(&agent) {
                     known.ready = ready;
-                    tracing::info!(agent, ready, message, "an agent changed");
+                    tracing::info!(agent, ready, detail = message, "an agent changed");
                 }
             }
             RuntimeEvent::Started { key, started_ms, .. } => self.started(key, started_ms, out),

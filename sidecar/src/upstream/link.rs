@@ -181,6 +181,6 @@ async fn write(mut queue: mpsc::Receiver<SessionRequest>, frames: mpsc::Sender<S
 fn ended(status: &tonic::Status) -> LinkEnd {
     let end = status::meaning(status);
     let reason = status::reason(status);
-    tracing::warn!(code = ?status.code(), reason, message = status.message(), "the stream ended");
+    tracing::warn!(code = ?status.code(), reason, detail = status.message(), "the stream ended");
     end
 }

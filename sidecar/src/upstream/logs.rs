@@ -38,7 +38,7 @@ pub async fn push<C: Connect>(connect: C, endpoint: Endpoint, state_dir: &Path, 
     };
     let (answer, ()) = tokio::join!(client.push_logs(ReceiverStream::new(flying)), read);
     if let Err(status) = answer {
-        tracing::debug!(attempt = %key, code = ?status.code(), message = status.message(), "output was not taken to its end");
+        tracing::debug!(attempt = %key, code = ?status.code(), detail = status.message(), "output was not taken to its end");
     }
 }
 

@@ -90,7 +90,8 @@ async fn a_full_disk_at_the_server_loses_nothing() {
     rig.sidecar("s2", &[agent]).await;
     let first = rig.submit(TaskSpec::new("gated").payload("first")).await.id();
     let second = rig.submit(TaskSpec::new("late").payload("second")).await.id();
-    let pending = submit(&rig, submission(unwanted())).await.expect("a task").id;
+    let accepted = v1::SubmitTaskRequest { task_id: rig.client().new_task_id().to_string(), ..submission(unwanted()) };
+    let pending = submit(&rig, accepted.clone()).await.expect("a task").id;
     for id in [first, second] {
         rig.until(id, "assigned", |task| task.attempt == 1).await;
     }
@@ -99,6 +100,8 @@ async fn a_full_disk_at_the_server_loses_nothing() {
     let filler = disk.fill(6 * MIB);
     waits(&refused(submit(&rig, submission(unwanted())).await, "STORE_LOW_SPACE"));
     assert!(shedding(&rig).await);
+    // A repeat of what was accepted is found, not refused.
+    assert_eq!(submit(&rig, accepted).await.expect("the same task").id, pending);
     let batch = v1::SubmitTasksRequest { tasks: vec![submission(unwanted())], ..Default::default() };
     let results = rig.client().tasks().submit_tasks(batch).await.expect("an answer per item").into_inner().results;
     assert!(matches!(results[0].result, Some(v1::submit_task_result::Result::Error(_))), "{results:?}");

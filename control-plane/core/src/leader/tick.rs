@@ -228,7 +228,12 @@ impl Leader {
         }
         let settings = self.state.settings();
         let most = Decision::MAX_OPS.min(settings.batch_ops);
-        if !self.forming.has_room(most, settings.batch_ops, settings.batch_bytes) {
+        let space = self.state.space(&namespace);
+        let due = space.map(|space| rules::evictable(space, &settings.retention, now, Decision::MAX_RECORDS));
+        let forming = |id: TaskId| self.forming.before.contains_key(&Key::Task(namespace.clone(), id));
+        // An end is written before it is deleted: in one batch nobody would ever see it.
+        let unseen = due.into_iter().flatten().any(forming);
+        if unseen || !self.forming.has_room(most, settings.batch_ops, settings.batch_bytes) {
             // Retention waits for a batch with room; the rest of the queue does not.
             self.evictions.push(Work::Evict { namespace, rounds });
             return;

@@ -100,6 +100,12 @@ impl Rule<'_> {
         Ok(self.write_agent(next))
     }
 
+    pub(super) fn restore_agent(&self, id: &AgentId) -> Result<Decision, Rejection> {
+        let agent = self.agent(id)?;
+        let desired = if agent.desired == Desired::Removed { Desired::Active } else { agent.desired };
+        Ok(self.write_agent(AgentRecord { desired, evict: false, ..AgentRecord::clone(agent) }))
+    }
+
     /// An agent whose host was heard meanwhile is not lost.
     pub(super) fn lose_agent(&self, id: &AgentId) -> Decision {
         let silent = self.space.agent_entry(id).filter(|entry| entry.soft.contact != Contact::Connected);

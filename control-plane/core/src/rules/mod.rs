@@ -38,6 +38,7 @@ pub fn decide(state: &State, command: Command, ctx: &Context<'_>) -> Result<Deci
         Command::UpdateAgent { id, update } => rule.update_agent(&id, update),
         Command::DrainAgent { id, undo } => rule.drain_agent(&id, undo),
         Command::RemoveAgent { id, force } => rule.remove_agent(&id, force),
+        Command::RestoreAgent(id) => rule.restore_agent(&id),
         Command::AdmitSidecar { id, boot, claimed, rival } => rule.admit_sidecar(id, boot, claimed, rival),
         Command::HostAgent { host, id, spec, digest, rival } => rule.host_agent(host, id, spec, digest, rival),
         Command::UnhostAgent(id) => Ok(rule.unhost_agent(&id)),

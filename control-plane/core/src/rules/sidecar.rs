@@ -21,9 +21,9 @@ impl Rule<'_> {
         let before = self.space.sidecar(&id);
         if let Some(known) = before {
             if known.boot == boot {
-                // A journal that holds another generation than the one this boot was given is not
-                // this boot's.
-                return if claimed == Generation(0) || claimed == known.generation {
+                // A journal that holds a later generation than this boot was given is not this boot's.
+                // An earlier one is: the welcome that told of the later one was lost.
+                return if claimed <= known.generation {
                     Ok(Decision::reply(Reply::Admitted(known.generation)))
                 } else {
                     Err(Rejection::SidecarFenced(id))

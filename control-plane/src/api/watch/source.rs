@@ -49,10 +49,12 @@ impl Source for OneTask {
 }
 
 impl AllTasks {
-    /// The page that showed an id has shown everything up to its revision.
+    /// The page that showed an id has shown everything up to its revision, and so has whatever was
+    /// told of it since.
     fn shown(&self, id: TaskId, at: Revision) -> bool {
         let page = self.pages.iter().find(|(down_to, _)| down_to.is_none_or(|down_to| id >= down_to));
-        page.is_some_and(|(_, read_at)| at <= *read_at)
+        let read_at = page.map_or(self.since, |(_, read_at)| *read_at);
+        at <= read_at || self.ahead.get(&id).is_some_and(|ahead| at <= *ahead)
     }
 }
 
@@ -71,9 +73,12 @@ impl Source for AllTasks {
             (tasks, living, next, view.revision())
         };
         let (tasks, living, next, at) = self.handle.read(read).await?;
+        if self.pages.is_empty() {
+            // What happens while later pages are read is told after them, under its own revisions.
+            self.at = at;
+        }
         self.pages.push((next, at));
         self.next = next.map_or(Next::Done, |id| Next::From(Some(id)));
-        self.at = at;
         if self.filter.is_narrow() {
             // Ids of what was told; a filter that takes all never stops matching.
             self.followed.extend(living);
@@ -85,10 +90,13 @@ impl Source for AllTasks {
         let mut told = Vec::new();
         let namespace = self.namespace.clone();
         for (key, record, at, committed) in about(event, &namespace) {
+            self.ahead.retain(|_, ahead| *ahead >= at);
             let Key::Task(_, id) = key else { continue };
             if committed && self.shown(*id, at) {
                 continue;
             }
+            // A touch from before the snapshot is told after it.
+            let at = at.max(self.at);
             match record {
                 Some(Record::Task(task)) => {
                     let soft = Default::default();
@@ -108,15 +116,21 @@ impl Source for AllTasks {
                 _ if committed => told.push((Told::Deleted(deleted_task(&namespace, *id)), at)),
                 _ => {
                     let (ns, id, now) = (namespace.clone(), *id, self.handle.now());
-                    let Ok((task, soft, at)) = self.handle.read(move |view| find(view, &ns, id, now)).await? else {
+                    let Ok((task, soft, read_at)) = self.handle.read(move |view| find(view, &ns, id, now)).await?
+                    else {
                         continue;
                     };
                     if self.filter.matches(&task, &soft) {
+                        // What is read may be ahead of what was heard. It is told under the revision
+                        // heard, or what is still to be heard of others would look old.
+                        if read_at > at {
+                            self.ahead.insert(id, read_at);
+                        }
                         told.push((Told::Changed(convert::task(&namespace, &task, &soft, false)), at));
                     }
                 }
             }
-            self.at = self.at.max(at);
+            self.at = at;
         }
         Ok(told)
     }
@@ -138,7 +152,10 @@ impl Source for AllAgents {
             (ids.into_iter().next_back(), agents, view.revision())
         };
         let (last, agents, at) = self.handle.read(read).await?;
-        self.at = at;
+        if self.first {
+            // As with tasks.
+            (self.first, self.at) = (false, at);
+        }
         self.after = last.map(Some);
         Ok(Some(agents.into_iter().map(|agent| (Told::Snapshot(agent), at)).collect()))
     }
@@ -149,6 +166,7 @@ impl Source for AllAgents {
         for (key, _, at, _) in about(event, &namespace) {
             // A change of a task moves an agent's slots, but watchers of agents hear of agents only.
             let Key::Agent(_, id) = key else { continue };
+            let at = at.max(self.at);
             let (ns, of) = (namespace.clone(), id.clone());
             let shown = self.handle.read(move |view| agent_shown(view, &ns, &of)).await?;
             told.push(match shown {
@@ -158,7 +176,7 @@ impl Source for AllAgents {
                     (Told::Deleted(v1::Agent { id, namespace, ..Default::default() }), at)
                 }
             });
-            self.at = self.at.max(at);
+            self.at = at;
         }
         Ok(told)
     }

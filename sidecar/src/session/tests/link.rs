@@ -60,6 +60,19 @@ fn beats_go_on_at_the_servers_pace_and_silence_ends_the_stream() {
 }
 
 #[test]
+fn a_stream_on_which_no_beat_is_answered_is_given_up_whatever_else_it_says() {
+    let mut rig = connected();
+    let first = rig.stream;
+    let one = attempt(1, 1);
+    for number in 1..=15 {
+        // What this side says is not heard, so the offer comes again and again.
+        rig.down(vec![assign(number, one, "a", DisconnectPolicy::Wait)]);
+        rig.pass(3_000);
+    }
+    assert!(rig.stream.is_none(), "{first:?} is kept");
+}
+
+#[test]
 fn a_guarded_copy_is_stopped_without_contact_and_the_others_are_not() {
     let mut rig = connected();
     let (one, two) = (attempt(1, 1), attempt(2, 1));
