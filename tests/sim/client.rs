@@ -256,8 +256,7 @@ impl World {
         let Some(entry) = self.ledger.tasks.get_mut(id) else { return };
         match result {
             Ok(_) => {
-                entry.accepted = true;
-                self.stats.accepted += 1;
+                self.stats.accepted += u64::from(!std::mem::replace(&mut entry.accepted, true));
             }
             // Anything else is tried again.
             Err(CallError::Rejected(Rejection::TaskIdTooOld { .. } | Rejection::TaskIdInFuture { .. })) => {

@@ -212,8 +212,6 @@ impl World {
         session.step(now, input, &mut || rng.next(), &mut out);
         let wake = session.next_wake().map(|at| at - side.mono);
         self.stats.steps += 1;
-            self.say(|| format!("   DBG {wake:?} {out:?}"));
-        }
         for output in out {
             self.perform(index, output);
         }

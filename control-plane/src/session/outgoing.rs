@@ -280,3 +280,48 @@ pub fn close(cause: CloseCause) -> Status {
         CloseCause::Goodbye => Status::ok("goodbye"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+    use crate::store::{CommitError, Health, Loaded, OpenError, ReadError, Transaction};
+
+    /// Never asked.
+    struct NoStore;
+
+    impl Store for NoStore {
+        async fn acquire(&self) -> Result<Loaded, OpenError> {
+            Err(OpenError::Stopped)
+        }
+
+        async fn commit(&self, _: Transaction) -> Result<Revision, CommitError> {
+            Err(CommitError::Unknown("there is none".into()))
+        }
+
+        async fn blob(&self, _: &[u8]) -> Result<Option<Bytes>, ReadError> {
+            Ok(None)
+        }
+
+        fn health(&self) -> Health {
+            Health { free_bytes: 0, store_bytes: 0, shedding: false, ballast_released: false, open: true }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_a_goaway_also_when_the_driver_has_let_go_first() {
+        // Which of the two is seen first is a matter of chance.
+        for _ in 0..64 {
+            let (down, from_driver) = mpsc::channel(1);
+            let stop = CancellationToken::new();
+            let namespace = Namespace::parse("default").expect("a name");
+            let mut frames = Box::pin(frames(namespace, from_driver, Arc::new(NoStore), stop.clone()));
+            stop.cancel();
+            drop(down);
+            let frame = frames.next().await.expect("a last word").expect("not a failure");
+            assert!(matches!(frame.messages[0].kind, Some(Kind::Goaway(_))));
+            assert!(frames.next().await.is_none());
+        }
+    }
+}
