@@ -51,11 +51,14 @@ async fn a_removed_agent_finishes_first_and_can_come_back() {
     rig.phase("cmd-1", AgentPhase::Ready).await;
     assert_eq!(rig.result(waiting).await.0.attempt, 1);
 
-    // An SDK agent goes and comes back the same way.
+    // An SDK agent goes and comes back, also when its sidecar was started anew meanwhile.
     client.remove_agent("demo-1", false).await.unwrap();
     rig.phase("demo-1", AgentPhase::Gone).await;
-    let spec = AgentSpec { capabilities: vec!["echo".into()], slots: 4, ..Default::default() };
-    client.register_agent("demo-1", spec).await.unwrap();
+    rig.sidecar_process("sidecar-1").kill9();
+    rig.start_sidecar("sidecar-1");
+    rig.phase("cmd-1", AgentPhase::Ready).await;
+    rig.phase("demo-1", AgentPhase::Gone).await;
+    client.restore_agent("demo-1").await.unwrap();
     rig.phase("demo-1", AgentPhase::Ready).await;
     let task = rig.submit(TaskSpec::new("echo").payload("back")).await.id();
     assert_eq!(rig.result(task).await.1, "back");

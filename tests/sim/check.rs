@@ -4,7 +4,7 @@ use hive_core::command::{Release, Reply};
 use hive_core::id::{Attempt, Revision, TaskId};
 use hive_core::invariant;
 use hive_core::leader::{CallError, ToSidecar};
-use hive_core::record::{BlobPart, End, Key, Phase, Record, Run, TaskRecord};
+use hive_core::record::{BlobPart, Cause, End, Key, Phase, Record, Run, TaskRecord};
 use hive_core::rejection::Rejection;
 use hive_proto::v1;
 use hive_sidecar::attempt::{AttemptKey, StartAttempt};
@@ -45,6 +45,7 @@ impl World {
                 if let Err(fault) = invariant::check_succession(&before, &after) {
                     self.fail(format!("I2/I4: {fault}"));
                 }
+                self.check_word(&before, &after);
                 if after.attempt > before.attempt {
                     self.stats.assigned += 1;
                     self.check_assigned(&after);
@@ -95,6 +96,21 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// I2: what ends an attempt by a sidecar's word was said of that attempt.
+    fn check_word(&mut self, before: &TaskRecord, after: &TaskRecord) {
+        if before.run().is_none() || after.attempt != before.attempt || after.run().is_some() {
+            return;
+        }
+        let said = match &after.phase {
+            Phase::Ended { reported, .. } => *reported,
+            _ => after.failure.as_ref().is_some_and(|f| matches!(f.cause, Cause::ExitCode | Cause::Declined)),
+        };
+        let key = AttemptKey { task: after.id.0, attempt: after.attempt.0 };
+        if said && !self.ledger.told.contains(&key) {
+            self.fail(format!("I2: {key} is over by its sidecar's word, which nobody gave: {:?}", after.phase));
         }
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct Ledger {
     pub(crate) tasks: BTreeMap<TaskId, Entry>,
     pub(crate) ids: Vec<TaskId>,
     pub(crate) started: BTreeSet<AttemptKey>,
+    /// Attempts that a sidecar has told to be over.
+    pub(crate) told: BTreeSet<AttemptKey>,
     /// Agents an operator has drained at some time; whether that arrived is not known.
     pub(crate) drained: BTreeSet<AgentId>,
 }

@@ -90,7 +90,7 @@ impl World {
         if let Packet::Frame(bytes) = &packet {
             self.digest.bytes(bytes);
         }
-        let times = match packet {
+        let times = match &packet {
             Packet::Frame(_) if !self.healing && self.rng.chance(self.options.lost) => {
                 self.say(|| format!("  a frame is lost on stream {stream}, {dir:?}"));
                 // Not for ever: what only its stream's end repairs is repaired.
@@ -99,7 +99,14 @@ impl World {
                 self.at(self.now + wait, Event::Broken(stream, Dir::Down));
                 0
             }
-            Packet::Frame(_) if !self.healing && self.rng.chance(self.options.repeated) => 2,
+            Packet::Frame(bytes) if !self.healing && self.rng.chance(self.options.repeated) => {
+                if dir == Dir::Up && self.rng.chance(500) {
+                    // Out of its order, too: a sidecar's stale word changes nothing.
+                    let at = self.now + self.rng.skewed(100, 15_000);
+                    self.at(at, Event::Late(stream, bytes.clone()));
+                }
+                2
+            }
             _ => 1,
         };
         for _ in 0..times {

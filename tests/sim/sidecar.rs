@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use hive_proto::sidecar_v1::{self as pb, sidecar_message::Kind};
 use hive_proto::v1;
 use hive_sidecar::attempt::AttemptKey;
@@ -10,10 +9,9 @@ use hive_sidecar::runtime::{RuntimeCommand, RuntimeEvent};
 use hive_sidecar::session::record::{Entry, Recovered};
 use hive_sidecar::session::settled::Settlement;
 use hive_sidecar::session::{Connection, ExitReason, Input, JournalSeq, LinkEnd, Now, Output, Session, Settings};
-use prost::Message as _;
 
 use crate::agent::{Agent, Program};
-use crate::network::{Dir, Packet, Stream};
+use crate::network::{Dir, Packet};
 use crate::rng::Rng;
 use crate::world::{CAPABILITIES, Event, World};
 
@@ -50,9 +48,9 @@ pub(crate) struct Sidecar {
     /// Numbers the host's boots.
     pub(crate) boot: u64,
     /// Its stream's number and place in the world.
-    link: Option<(Connection, usize)>,
+    pub(crate) link: Option<(Connection, usize)>,
     /// The last dial asked for; earlier ones were given up.
-    dialling: Connection,
+    pub(crate) dialling: Connection,
     /// Nothing passes: up, down.
     pub(crate) cut: (bool, bool),
     /// Numbers its partitions.
@@ -280,16 +278,6 @@ impl World {
         self.at(self.now + wait, Event::SidecarStart(index));
     }
 
-    fn send_up(&mut self, index: usize, connection: Connection, request: pb::SessionRequest) {
-        self.check_told(index, &request);
-        let Some((number, stream)) = self.sides[index].link else { return };
-        if number == connection && self.streams[stream].client_open {
-            let name = self.sides[index].name.clone();
-            self.say(|| format!("  ↑ {name} stream {stream}: {}", crate::show::up(&request)));
-            self.transmit(stream, Dir::Up, Packet::Frame(request.encode_to_vec().into()));
-        }
-    }
-
     /// The journal answers its oldest append.
     pub(crate) fn appended(&mut self, index: usize) {
         let side = &mut self.sides[index];
@@ -301,73 +289,6 @@ impl World {
         }
         side.write(self.now, entries);
         self.session(index, Input::Journaled(seq));
-    }
-
-    /// A dial reaches the server, if it does.
-    pub(crate) fn dialled(&mut self, index: usize, connection: Connection) {
-        if self.blocked(index, Dir::Up) || self.blocked(index, Dir::Down) {
-            return;
-        }
-        let wait = self.latency();
-        let life = self.sides[index].life;
-        if !self.control.up {
-            return self.at(self.now + wait, Event::Dialled(index, life, connection, None));
-        }
-        self.streams.push(Stream::new(index, connection));
-        let stream = self.streams.len() - 1;
-        self.at(self.now + wait, Event::Dialled(index, life, connection, Some(stream)));
-    }
-
-    pub(crate) fn dial_answered(&mut self, index: usize, connection: Connection, stream: Option<usize>) {
-        if self.sides[index].journal.connection > connection {
-            // Given up for a later dial: what stands now ends at once.
-            if let Some(stream) = stream {
-                self.streams[stream].client_open = false;
-                self.transmit(stream, Dir::Up, Packet::End(LinkEnd::Broken));
-            }
-            return;
-        }
-        if self.sides[index].dialling != connection {
-            stream.into_iter().for_each(|stream| self.hung_up(stream));
-            return;
-        }
-        let Some(stream) = stream else {
-            return self.session(index, Input::DialFailed(connection, LinkEnd::Broken));
-        };
-        if !self.streams[stream].server_open {
-            return self.session(index, Input::DialFailed(connection, LinkEnd::Broken));
-        }
-        self.sides[index].link = Some((connection, stream));
-        self.session(index, Input::Dialed(connection));
-    }
-
-    /// A frame has come for a sidecar.
-    pub(crate) fn received(&mut self, stream: usize, bytes: &Bytes) {
-        let Stream { side, number, client_open, .. } = self.streams[stream];
-        if !client_open {
-            return;
-        }
-        match pb::SessionResponse::decode(bytes.clone()) {
-            Ok(frame) => self.session(side, Input::Frame(number, frame)),
-            Err(error) => self.fail(format!("a frame to a sidecar can't be decoded: {error}")),
-        }
-    }
-
-    /// A sidecar finds that its stream is over.
-    pub(crate) fn lost_stream(&mut self, stream: usize, end: LinkEnd) {
-        if !std::mem::replace(&mut self.streams[stream].client_open, false) {
-            return;
-        }
-        let Stream { side, number, .. } = self.streams[stream];
-        if self.sides[side].link.is_some_and(|(_, current)| current == stream) {
-            self.sides[side].link = None;
-            self.session(side, Input::StreamEnded(number, end));
-        }
-    }
-
-    /// Its stream, if it has one.
-    pub(crate) fn stream_of(&self, index: usize) -> Option<usize> {
-        self.sides[index].link.map(|(_, stream)| stream)
     }
 
     pub(crate) fn runtime_event(&mut self, index: usize, event: RuntimeEvent) {
@@ -390,20 +311,23 @@ impl World {
     }
 
     /// What a sidecar tells is in its journal.
-    fn check_told(&mut self, index: usize, request: &pb::SessionRequest) {
+    pub(crate) fn check_told(&mut self, index: usize, request: &pb::SessionRequest) {
         let mut faults = Vec::new();
         let side = &self.sides[index];
+        let told = &mut self.ledger.told;
         let key = |attempt: &Option<pb::AttemptRef>| attempt.as_ref().and_then(|a| AttemptKey::try_from(a).ok());
         for message in &request.messages {
             match &message.kind {
                 Some(Kind::Result(result)) => {
                     let Some(key) = key(&result.attempt) else { continue };
+                    told.insert(key);
                     if side.journal.attempts.get(&key).is_none_or(|attempt| attempt.end.is_none()) {
                         faults.push(format!("I6: {} tells the result of {key} before it is journaled", side.name));
                     }
                 }
                 Some(Kind::Declined(pb::Declined { attempt, .. }) | Kind::AttemptLost(pb::AttemptLost { attempt })) => {
                     let Some(key) = key(attempt) else { continue };
+                    told.insert(key);
                     if !side.failed && !side.journal.settled.rules_out(key, Default::default()) {
                         faults.push(format!("{} settles {key} before it is journaled", side.name));
                     }

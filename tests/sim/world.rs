@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+use bytes::Bytes;
 use hive_control_plane::api::check::Limits;
 use hive_core::command::Reply;
 use hive_core::id::{AgentId, Incarnation, Namespace, TaskId};
@@ -53,6 +54,8 @@ pub(crate) enum Event {
     AgentUp(usize, usize),
     /// A stream.
     Arrive(usize, Dir),
+    /// A frame to the control plane comes once more.
+    Late(usize, Bytes),
     Broken(usize, Dir),
     Keepalive(usize, Dir),
     Healed(usize, u64),
@@ -288,6 +291,11 @@ impl World {
             }
             Event::AgentUp(side, nth) => self.agent_up(side, nth, true),
             Event::Arrive(stream, dir) => self.arrived(stream, dir),
+            Event::Late(stream, bytes) => {
+                if self.streams[stream].server_open && self.streams[stream].edge.is_some() {
+                    self.heard(stream, &bytes);
+                }
+            }
             Event::Broken(stream, Dir::Up) => self.hung_up(stream),
             Event::Broken(stream, Dir::Down) => self.lost_stream(stream, LinkEnd::Broken),
             Event::Keepalive(stream, dir) => self.unanswered(stream, dir),
@@ -322,7 +330,7 @@ impl World {
     fn addressee(&self, event: &Event) -> Option<Option<usize>> {
         match event {
             Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(..) | Event::Call(_) => Some(None),
-            Event::Arrive(_, Dir::Up) | Event::Broken(_, Dir::Up) | Event::Dial(..) => Some(None),
+            Event::Arrive(_, Dir::Up) | Event::Late(..) | Event::Broken(_, Dir::Up) | Event::Dial(..) => Some(None),
             Event::Wake(side, _)
             | Event::Append(side, _)
             | Event::Dialled(side, ..)

@@ -99,7 +99,7 @@ impl Fleet {
             let (pool, runtime) = (Arc::from("default"), Runtime::Command);
             let spec = AgentSpec { pool, capabilities, labels, slots: 1, runtime };
             let agent = AgentId::parse(&format!("a{n}")).expect("a name");
-            Declared { spec, digest: [1; 16], credit: Credit { agent, free: 1, ready: true } }
+            Declared { spec, digest: [1; 16], credit: Credit { agent, free: 1, ready: true }, removed: false }
         };
         let hello = Hello {
             namespace: self.namespace.clone(),

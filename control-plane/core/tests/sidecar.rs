@@ -126,6 +126,7 @@ impl Sidecar {
             spec: spec.clone(),
             digest: [u8::try_from(spec.slots).unwrap(); 16],
             credit: self.credit_of(id),
+            removed: false,
         });
         FromSidecar::Hello(Box::new(Hello {
             namespace: hive_core::id::Namespace::parse("default").unwrap(),

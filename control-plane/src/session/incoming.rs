@@ -96,7 +96,8 @@ fn read_hello(hello: pb::Hello, limits: &Limits) -> Result<Hello, Status> {
         let digest = check::digest(&spec);
         let spec = check::agent_spec("hello.agents.spec", spec, limits)?;
         let free = agent.free_slots.min(spec.slots);
-        agents.push(Declared { spec, digest, credit: Credit { agent: id, free, ready: agent.ready } });
+        let removed = agent.removed;
+        agents.push(Declared { spec, digest, credit: Credit { agent: id, free, ready: agent.ready }, removed });
     }
     let mut seen = std::collections::BTreeSet::new();
     if let Some(twice) = agents.iter().find(|declared| !seen.insert(declared.credit.agent.clone())) {

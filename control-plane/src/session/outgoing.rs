@@ -68,12 +68,14 @@ impl<S: Store> Writer<S> {
         while self.waiting.is_empty() {
             let down = tokio::select! {
                 down = self.down.recv() => down,
-                () = self.stop.cancelled() => {
+                () = self.stop.cancelled() => None,
+            };
+            match down {
+                // Also when the driver, stopping too, has let go of the stream first.
+                None if self.stop.is_cancelled() => {
                     let goaway = pb::Goaway { reason: "the server is stopping".into(), retry_after: None };
                     return Next::Last(self.spoken(Kind::Goaway(goaway)));
                 }
-            };
-            match down {
                 None => return Next::Broken(Reason::SessionStale.status("the session was cut: it read too slowly")),
                 Some(Down::Close(CloseCause::Goodbye)) => return Next::End,
                 Some(Down::Close(cause)) => return Next::Broken(close(cause)),

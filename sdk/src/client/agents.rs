@@ -156,7 +156,16 @@ impl Client {
 
     /// Drains an agent and lets it go; with `force` what runs is ended.
     pub async fn remove_agent(&self, id: impl Into<String>, force: bool) -> Result<Agent, Error> {
-        let request = v1::RemoveAgentRequest { namespace: self.ns(), agent_id: id.into(), force, undo: false };
+        self.remove(id.into(), force, false).await
+    }
+
+    /// Brings a removed agent back as it was.
+    pub async fn restore_agent(&self, id: impl Into<String>) -> Result<Agent, Error> {
+        self.remove(id.into(), false, true).await
+    }
+
+    async fn remove(&self, id: String, force: bool, undo: bool) -> Result<Agent, Error> {
+        let request = v1::RemoveAgentRequest { namespace: self.ns(), agent_id: id, force, undo };
         let answer = self
             .call("RemoveAgent", request, |request| {
                 let mut agents = self.agents();

@@ -23,7 +23,8 @@ impl Session {
             let Some(agent) = self.agents.get_mut(&credit.agent_id) else { continue };
             agent.told = Some((credit.free_slots, credit.ready));
             let AgentCredit { agent_id, free_slots, ready } = credit;
-            hosted.push(HostedAgent { agent_id, spec: Some(agent.spec.clone()), free_slots, ready });
+            let removed = agent.desired == DesiredState::Removed;
+            hosted.push(HostedAgent { agent_id, spec: Some(agent.spec.clone()), free_slots, ready, removed });
         }
         let (running, finished) = self.inventory();
         wire::message(Kind::Hello(Hello {
@@ -59,13 +60,10 @@ impl Session {
         (running, finished)
     }
 
-    /// Room of every agent declared. A removed one is declared only while something of it runs or is not
-    /// released: its tasks would be taken from it, and their results refused.
+    /// Room of every agent. A removed one is declared like the others: what it still has belongs to it,
+    /// and it may be brought back.
     pub(super) fn room(&self) -> Vec<AgentCredit> {
-        let holds = |id: &str| self.attempts.values().any(|a| a.assigned.agent == id);
-        let declared = |id: &str, agent: &Agent| agent.desired != DesiredState::Removed || holds(id);
-        let room = self.agents.iter().filter(|(id, agent)| declared(id, agent));
-        room.map(|(id, agent)| self.credit(id, agent)).collect()
+        self.agents.iter().map(|(id, agent)| self.credit(id, agent)).collect()
     }
 
     fn credit(&self, id: &str, agent: &Agent) -> AgentCredit {

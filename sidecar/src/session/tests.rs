@@ -207,6 +207,26 @@ fn cancelled_before_its_intent_is_journaled_never_starts_and_says_cancelled() {
 }
 
 #[test]
+fn cancelled_in_one_frame_with_its_refusal_is_answered_after_the_journal() {
+    let mut rig = connected();
+    let full = [attempt(1, 1), attempt(2, 1)];
+    for (number, key) in (1..).zip(full) {
+        work(&mut rig, number, key);
+    }
+    rig.told();
+    rig.disk = Disk::Waits;
+    let one = attempt(3, 1);
+    rig.down(vec![
+        assign(3, one, "a", DisconnectPolicy::Replace),
+        Down::Cancel(wire::Cancel { attempt: Some(one.into()), ..Default::default() }),
+    ]);
+    assert!(kinds(&rig.told()).is_empty(), "the refusal is not journaled yet");
+    rig.disk = Disk::Writes;
+    rig.write(9);
+    assert!(kinds(&rig.told()).contains(&"declined"));
+}
+
+#[test]
 fn a_full_journal_declines_and_takes_no_work_until_it_has_room() {
     let mut rig = connected();
     rig.disk = Disk::Full;

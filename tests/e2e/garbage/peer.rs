@@ -30,7 +30,7 @@ pub(super) struct Peer {
 /// A hello of a sidecar `id` with one agent of the same name, that takes two tasks of capability `id`.
 pub(super) fn hello(id: &str, boot: u8, generation: u64, connection: u64) -> Hello {
     let spec = AgentSpec { capabilities: vec![id.to_owned()], slots: 2, ..Default::default() };
-    let agent = HostedAgent { agent_id: id.to_owned(), spec: Some(spec), free_slots: 2, ready: true };
+    let agent = HostedAgent { agent_id: id.to_owned(), spec: Some(spec), free_slots: 2, ready: true, removed: false };
     Hello {
         sidecar_id: id.to_owned(),
         boot_id: vec![boot; 16].into(),

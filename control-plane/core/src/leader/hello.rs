@@ -35,10 +35,16 @@ impl Leader {
         &mut self,
         now: Time,
         connection: Connection,
-        hello: Box<Hello>,
+        mut hello: Box<Hello>,
         random: &mut dyn FnMut() -> u64,
         out: &mut Vec<Output>,
     ) {
+        let host = |id: &AgentId| self.state.space(&hello.namespace)?.agent(id)?.host.as_ref();
+        let elsewhere = |id: &AgentId| host(id).is_some_and(|host| *host != hello.sidecar);
+        let passed_over: Vec<bool> =
+            hello.agents.iter().map(|declared| declared.removed && elsewhere(&declared.credit.agent)).collect();
+        let mut passed_over = passed_over.into_iter();
+        hello.agents.retain(|_| !passed_over.next().unwrap_or(false));
         match self.try_admit(now, connection, &hello, random(), out) {
             Err(cause) => {
                 if self.hosts.by_connection(connection).is_none() {

@@ -33,6 +33,8 @@ pub struct Declared {
     pub digest: Digest,
     /// Its room.
     pub credit: Credit,
+    /// The sidecar was told to remove it.
+    pub removed: bool,
 }
 
 /// An attempt a sidecar knows of.

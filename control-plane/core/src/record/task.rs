@@ -152,6 +152,8 @@ pub struct Run {
     pub agent: AgentId,
     /// Which life of the agent it belongs to.
     pub incarnation: Incarnation,
+    /// When the wait began that the assignment ended; handed back unstarted, the task waits on from there.
+    pub since: Time,
     /// When it was assigned.
     pub assigned: Time,
     /// When it started, once that was worth a write.

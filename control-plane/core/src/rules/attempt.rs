@@ -152,10 +152,15 @@ impl Rule<'_> {
         }
         let delay = if counted { self.back_off(task, failures) } else { self.ctx.jitter(Duration::from_millis(200)) };
         let delay = delay.max(self.stop_delay(task, word));
+        // Handed back unstarted, it waits on: its queue deadline must come however often that happens.
+        let since = match task.run() {
+            Some(run) if failure.cause == Cause::Declined => run.since,
+            _ => self.ctx.now,
+        };
         let task = Arc::new(TaskRecord {
             failures,
             failure: Some(failure),
-            phase: Phase::Pending { not_before: self.ctx.now + delay, since: self.ctx.now },
+            phase: Phase::Pending { not_before: self.ctx.now + delay, since },
             ..TaskRecord::clone(task)
         });
         Decision { changes: vec![self.put(Record::Task(task))], ..Decision::reply(Reply::Done) }

@@ -72,12 +72,14 @@ impl Rule<'_> {
     }
 
     pub(super) fn assign(&self, matched: &Match) -> Decision {
-        let pending = self.space.task(matched.task).filter(|t| matches!(t.phase, Phase::Pending { .. }));
-        let agent = self.space.agent(&matched.agent);
-        let (Some(task), Some(agent)) = (pending, agent) else { return Decision::reply(Reply::Done) };
+        let (Some(task), Some(agent)) = (self.space.task(matched.task), self.space.agent(&matched.agent)) else {
+            return Decision::reply(Reply::Done);
+        };
+        let Phase::Pending { since, .. } = task.phase else { return Decision::reply(Reply::Done) };
         let run = Run {
             agent: agent.id.clone(),
             incarnation: self.space.incarnation(agent),
+            since,
             assigned: self.ctx.now,
             started: None,
             waited: Default::default(),

@@ -129,6 +129,7 @@ fn run_out(run: &Run) -> pb::Run {
         agent: run.agent.to_string(),
         moved: run.incarnation.moved.0,
         generation: run.incarnation.generation.0,
+        since: run.since.0,
         assign_time: run.assigned.0,
         start_time: run.started.map(|t| t.0),
         waited: ms(run.waited),
@@ -148,6 +149,7 @@ fn run_in(run: pb::Run) -> Result<Run, BadField> {
     Ok(Run {
         agent: AgentId::parse(&run.agent).map_err(|_| BadField("run.agent"))?,
         incarnation: Incarnation { moved: MoveNumber(run.moved), generation: Generation(run.generation) },
+        since: Time(run.since),
         assigned: Time(run.assign_time),
         started: run.start_time.map(Time),
         waited: Duration::from_millis(run.waited),

@@ -48,6 +48,7 @@ fn run() -> Run {
     Run {
         agent: AgentId::parse("a1").expect("a name"),
         incarnation: Incarnation { moved: MoveNumber(1), generation: Generation(2) },
+        since: Time(2_500),
         assigned: Time(3_000),
         started: Some(Time(3_100)),
         waited: Duration::from_millis(40),

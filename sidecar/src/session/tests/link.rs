@@ -99,7 +99,7 @@ fn a_guarded_copy_is_stopped_without_contact_and_the_others_are_not() {
 }
 
 #[test]
-fn levels_are_remembered_and_a_removed_agent_is_not_declared() {
+fn levels_are_remembered_and_a_removed_agent_is_declared_as_such() {
     let mut rig = connected();
     let drain = |state: DesiredState| Down::Drain(wire::Drain { agent_id: "b".into(), desired_state: state.into() });
     rig.down(vec![drain(DesiredState::Removed)]);
@@ -110,33 +110,11 @@ fn levels_are_remembered_and_a_removed_agent_is_not_declared() {
     rig.connect();
     let told = rig.told();
     let Up::Hello(hello) = &told[0] else { panic!() };
-    assert_eq!(hello.agents.iter().map(|a| a.agent_id.as_str()).collect::<Vec<_>>(), ["a"]);
+    let declared: Vec<_> = hello.agents.iter().map(|a| (a.agent_id.as_str(), a.removed)).collect();
+    assert_eq!(declared, [("a", false), ("b", true)]);
     rig.down(vec![drain(DesiredState::Active)]);
     assert!(matches!(rig.commands.last(), Some(RuntimeCommand::Activate)));
     assert!(rig.journal.desired.is_empty());
-}
-
-#[test]
-fn a_removed_agent_is_declared_until_its_results_are_released() {
-    let mut rig = connected();
-    let one = attempt(1, 1);
-    work(&mut rig, 1, one);
-    let (agent_id, desired_state) = ("a".into(), DesiredState::Removed.into());
-    rig.down(vec![Down::Drain(wire::Drain { agent_id, desired_state })]);
-    rig.cut();
-    rig.end(one, Outcome::Succeeded);
-    let declared = |rig: &mut Rig| {
-        rig.told();
-        rig.connect();
-        let told = rig.told();
-        let Up::Hello(hello) = &told[0] else { panic!() };
-        hello.agents.iter().map(|a| a.agent_id.clone()).collect::<Vec<_>>()
-    };
-    // Undeclared, its unfinished tasks would be taken from it before the result is heard.
-    assert_eq!(declared(&mut rig), ["a", "b"]);
-    rig.down(vec![release(one, ReleaseKind::Committed, committed(one))]);
-    rig.cut();
-    assert_eq!(declared(&mut rig), ["b"]);
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! A sidecar's end of its streams: dialling, sending, hearing, and finding that one is over.
+
+use bytes::Bytes;
+use hive_proto::sidecar_v1 as pb;
+use hive_sidecar::session::{Connection, Input, LinkEnd};
+use prost::Message as _;
+
+use crate::network::{Dir, Packet, Stream};
+use crate::world::{Event, World};
+
+impl World {
+    pub(crate) fn send_up(&mut self, index: usize, connection: Connection, request: pb::SessionRequest) {
+        self.check_told(index, &request);
+        let Some((number, stream)) = self.sides[index].link else { return };
+        if number == connection && self.streams[stream].client_open {
+            let name = self.sides[index].name.clone();
+            self.say(|| format!("  ↑ {name} stream {stream}: {}", crate::show::up(&request)));
+            self.transmit(stream, Dir::Up, Packet::Frame(request.encode_to_vec().into()));
+        }
+    }
+
+    /// A dial reaches the server, if it does.
+    pub(crate) fn dialled(&mut self, index: usize, connection: Connection) {
+        if self.blocked(index, Dir::Up) || self.blocked(index, Dir::Down) {
+            return;
+        }
+        let wait = self.latency();
+        let life = self.sides[index].life;
+        if !self.control.up {
+            return self.at(self.now + wait, Event::Dialled(index, life, connection, None));
+        }
+        self.streams.push(Stream::new(index, connection));
+        let stream = self.streams.len() - 1;
+        self.at(self.now + wait, Event::Dialled(index, life, connection, Some(stream)));
+    }
+
+    pub(crate) fn dial_answered(&mut self, index: usize, connection: Connection, stream: Option<usize>) {
+        if self.sides[index].journal.connection > connection {
+            // Given up for a later dial: what stands now ends at once.
+            if let Some(stream) = stream {
+                self.streams[stream].client_open = false;
+                self.transmit(stream, Dir::Up, Packet::End(LinkEnd::Broken));
+            }
+            return;
+        }
+        if self.sides[index].dialling != connection {
+            stream.into_iter().for_each(|stream| self.hung_up(stream));
+            return;
+        }
+        let Some(stream) = stream else {
+            return self.session(index, Input::DialFailed(connection, LinkEnd::Broken));
+        };
+        if !self.streams[stream].server_open {
+            return self.session(index, Input::DialFailed(connection, LinkEnd::Broken));
+        }
+        self.sides[index].link = Some((connection, stream));
+        self.session(index, Input::Dialed(connection));
+    }
+
+    /// A frame has come for a sidecar.
+    pub(crate) fn received(&mut self, stream: usize, bytes: &Bytes) {
+        let Stream { side, number, client_open, .. } = self.streams[stream];
+        if !client_open {
+            return;
+        }
+        match pb::SessionResponse::decode(bytes.clone()) {
+            Ok(frame) => self.session(side, Input::Frame(number, frame)),
+            Err(error) => self.fail(format!("a frame to a sidecar can't be decoded: {error}")),
+        }
+    }
+
+    /// A sidecar finds that its stream is over.
+    pub(crate) fn lost_stream(&mut self, stream: usize, end: LinkEnd) {
+        if !std::mem::replace(&mut self.streams[stream].client_open, false) {
+            return;
+        }
+        let Stream { side, number, .. } = self.streams[stream];
+        if self.sides[side].link.is_some_and(|(_, current)| current == stream) {
+            self.sides[side].link = None;
+            self.session(side, Input::StreamEnded(number, end));
+        }
+    }
+
+    /// Its stream, if it has one.
+    pub(crate) fn stream_of(&self, index: usize) -> Option<usize> {
+        self.sides[index].link.map(|(_, stream)| stream)
+    }
+}
