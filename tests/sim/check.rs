@@ -67,6 +67,10 @@ impl World {
                     entry.deleted = true;
                 }
             }
+            (Some(Record::Agent(before)), Some(Record::Agent(after))) if after.created > before.created => {
+                // Forgotten and declared again in one transaction.
+                self.incarnations.remove(&after.id);
+            }
             (Some(Record::Agent(before)), Some(Record::Agent(after))) if after.moved < before.moved => {
                 self.fail(format!("I4: agent {} moved back", after.id));
             }
