@@ -206,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_breaks_in_an_answer_is_repeated() {
+        let status = Status::unknown("h2 protocol error: error reading a body from connection");
+        assert!(retry_after(&status, &mut FIRST_DELAY.clone()).is_some());
+        let details = ErrorDetails::with_error_info("INTERNAL", "hive", [("k".to_owned(), "v".to_owned())]);
+        let status = Status::with_error_details(Code::Internal, "a fault of the server", details);
+        assert!(retry_after(&status, &mut FIRST_DELAY.clone()).is_none());
+    }
+
+    #[test]
     fn a_refusal_is_final() {
         assert!(retry_after(&Status::invalid_argument("no"), &mut FIRST_DELAY.clone()).is_none());
         assert!(retry_after(&Status::resource_exhausted("no"), &mut FIRST_DELAY.clone()).is_none());

@@ -130,9 +130,11 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Whether the status was made on this side because the connection failed.
+/// Whether the status was made on this side because the connection failed, before or in the middle
+/// of an answer. Hive's own refusals always have details and, coming off the wire, never a source.
 pub(crate) fn is_transport(status: &tonic::Status) -> bool {
-    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>)
+    let broken = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled);
+    std::error::Error::source(status).is_some() || (broken && status.details().is_empty())
 }
 
 /// The innermost cause of a transport failure; the outer ones say "transport error" only.

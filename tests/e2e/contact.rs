@@ -11,7 +11,7 @@ use crate::harness::{AgentDef, LONG, LOSES, Rig, alive, eventually, signal, soon
 use crate::programs::Gate;
 
 #[tokio::test]
-async fn replace_takes_over_and_refuses_the_late_result() {
+async fn replace_takes_over_from_a_frozen_sidecar() {
     let mut rig = Rig::with(LOSES).await;
     let gate = Gate::new(rig.path());
     rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
@@ -29,17 +29,35 @@ async fn replace_takes_over_and_refuses_the_late_result() {
     let (task, text) = rig.result(id).await;
     assert_eq!((text.as_str(), task.attempt), ("cmd-2 2\n", 2));
 
-    // The old copy has ended meanwhile, and its sidecar has its result in hand.
+    // The old copy has ended meanwhile. Whether its sidecar says so or says hello first is a race.
     soon("the old copy ends", || gate.read("pid-1").trim().parse().is_ok_and(|pid| !alive(pid))).await;
     rig.sidecar_process("sidecar-1").resume();
     rig.phase("cmd-1", AgentPhase::Ready).await;
+    assert_eq!(rig.client().get(id).await.unwrap(), task, "an ended task never changes");
+    assert_eq!(gate.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_late_result_is_refused_and_counted() {
+    let mut rig = Rig::with(LOSES).await;
+    let gate = Gate::new(rig.path());
+    let wire = rig.sidecar_by_wire("sidecar-1", &[gate.agent("cmd-1")]).await;
+    let id = rig.submit(TaskSpec::new("gated")).await.id();
+    let old = gate.begun(1).await;
+    rig.sidecar("sidecar-2", &[gate.agent("cmd-2")]).await;
+    wire.cut();
+    gate.begun(2).await;
+    gate.open();
+    let (task, _) = rig.result(id).await;
+    soon("the old copy ends", || !alive(old)).await;
+    wire.mend();
     eventually("the late result is refused and counted", LONG, || async {
         let refused = rig.metric(r#"hive_results_refused_total{reason="superseded"}"#).await;
         if refused > 0.0 { Ok(()) } else { Err(refused) }
     })
     .await;
     assert_eq!(rig.client().get(id).await.unwrap(), task, "an ended task never changes");
-    assert_eq!(gate.runs(), 2);
+    assert_eq!(task.attempt, 2);
 }
 
 #[tokio::test]

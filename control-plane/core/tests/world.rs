@@ -214,7 +214,10 @@ impl World {
                     self.deleted.insert(*id);
                 }
                 (Key::Namespace(_), Some(Record::Namespace(before)), Some(Record::Namespace(after))) => {
-                    assert!(after.floor > before.floor, "the floor goes down");
+                    assert!(after != before, "a write for nothing");
+                    assert!(after.floor >= before.floor, "the floor goes down");
+                    assert!(after.generation >= before.generation, "forgotten generations are forgotten");
+                    assert!(after.moved >= before.moved, "forgotten moves are forgotten");
                 }
                 (Key::Sidecar(..), Some(Record::Sidecar(before)), Some(Record::Sidecar(after))) => {
                     assert!(after.generation > before.generation, "a generation goes down");

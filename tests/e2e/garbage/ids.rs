@@ -125,7 +125,7 @@ async fn an_id_from_before_what_is_remembered_is_refused_with_the_cluster_time()
         let options = Options { ballast: 0, ..Options::new(ClusterId(7), floor) };
         let store = Embedded::open(&rig.data(), &options).expect("a new store");
         let loaded = store.acquire().await.expect("the lead");
-        let record = Record::Namespace(NamespaceRecord { floor }.into());
+        let record = Record::Namespace(NamespaceRecord { floor, ..Default::default() }.into());
         let key = codec::record_key(&record.key(&Namespace::parse("default").expect("a name")));
         let ops = vec![Op::Put { key, value: codec::encode(&record) }];
         let seq = loaded.seq + 1;

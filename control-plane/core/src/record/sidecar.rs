@@ -1,6 +1,6 @@
 //! Sidecars and namespaces as stored.
 
-use crate::id::{BootId, Generation, SidecarId};
+use crate::id::{BootId, Generation, MoveNumber, SidecarId};
 use crate::time::Time;
 
 /// A sidecar: written once per boot of its host, never per beat.
@@ -17,8 +17,12 @@ pub struct SidecarRecord {
 }
 
 /// A tenant's own record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceRecord {
     /// Unknown task ids made before this are refused: their records may have been deleted.
     pub floor: Time,
+    /// Highest generation of a forgotten sidecar: an unknown one begins above it.
+    pub generation: Generation,
+    /// Most moves of a forgotten agent: an unknown one goes on from there.
+    pub moved: MoveNumber,
 }

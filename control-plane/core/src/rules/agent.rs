@@ -41,7 +41,7 @@ impl Rule<'_> {
             request: None,
             desired: Desired::Active,
             depth: Default::default(),
-            moved: Default::default(),
+            moved: self.space.tenant().moved,
             host: None,
             lost: false,
             evict: false,
@@ -125,9 +125,16 @@ impl Rule<'_> {
         };
         let Some(agent) = self.space.agent(id).filter(due) else { return decision };
         let delete = |key| Change { key, value: None };
+        let mut tenant = self.space.tenant();
+        tenant.moved = tenant.moved.max(agent.moved);
         decision.changes.push(delete(Key::Agent(self.ctx.namespace.clone(), id.clone())));
         if let Some(host) = agent.host.as_ref().filter(|host| self.space.hosted(host).eq([id])) {
+            tenant.generation = tenant.generation.max(self.space.incarnation(agent).generation);
             decision.changes.push(delete(Key::Sidecar(self.ctx.namespace.clone(), host.clone())));
+        }
+        // Incarnations only grow, also past what was forgotten.
+        if tenant != self.space.tenant() {
+            decision.changes.push(self.put(Record::Namespace(Arc::new(tenant))));
         }
         decision
     }

@@ -53,7 +53,7 @@ impl Rule<'_> {
         if floor <= self.space.floor() {
             return Decision::reply(Reply::Done);
         }
-        let record = Record::Namespace(Arc::new(NamespaceRecord { floor }));
+        let record = Record::Namespace(Arc::new(NamespaceRecord { floor, ..self.space.tenant() }));
         Decision { changes: vec![self.put(record)], ..Decision::reply(Reply::Done) }
     }
 

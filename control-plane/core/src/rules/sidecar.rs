@@ -37,7 +37,8 @@ impl Rule<'_> {
             }
         }
         // A journal from before a restore may hold a higher generation than any on record.
-        let generation = before.map(|known| known.generation).unwrap_or_default().max(claimed).next();
+        let known = before.map_or(self.space.tenant().generation, |known| known.generation);
+        let generation = known.max(claimed).next();
         let record = SidecarRecord { id, boot, generation, updated: self.ctx.now };
         Ok(Decision {
             changes: vec![self.put(Record::Sidecar(Arc::new(record)))],

@@ -93,7 +93,12 @@ impl Space {
     /// Unknown ids made before this are refused.
     #[must_use]
     pub fn floor(&self) -> Time {
-        self.record.as_ref().map_or(Time::ZERO, |r| r.floor)
+        self.tenant().floor
+    }
+
+    /// The namespace's own record; all zero while it has none.
+    pub(crate) fn tenant(&self) -> NamespaceRecord {
+        self.record.as_deref().copied().unwrap_or_default()
     }
 
     /// A task.

@@ -13,7 +13,7 @@ pub use key::{blob_key, decode_key, record_key};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hive_core::id::{BootId, Generation, Namespace, SidecarId};
+use hive_core::id::{BootId, Generation, MoveNumber, Namespace, SidecarId};
 use hive_core::leader;
 use hive_core::record::{Change, Key, NamespaceRecord, Record, SidecarRecord};
 use hive_core::time::Time;
@@ -55,7 +55,9 @@ pub(crate) struct BadField(pub &'static str);
 #[must_use]
 pub fn encode(record: &Record) -> Bytes {
     match record {
-        Record::Namespace(r) => pb::NamespaceRecord { floor: r.floor.0 }.encode_to_vec(),
+        Record::Namespace(r) => {
+            pb::NamespaceRecord { floor: r.floor.0, generation: r.generation.0, moved: r.moved.0 }.encode_to_vec()
+        }
         Record::Sidecar(r) => pb::SidecarRecord {
             boot_id: Bytes::copy_from_slice(&r.boot.0.to_be_bytes()),
             generation: r.generation.0,
@@ -79,7 +81,11 @@ pub fn decode(key: &Bytes, value: &Bytes) -> Result<Change, DecodeError> {
     let record = match &parsed {
         Key::Namespace(_) => {
             let r = pb::NamespaceRecord::decode(value.clone()).map_err(broken)?;
-            Record::Namespace(Arc::new(NamespaceRecord { floor: Time(r.floor) }))
+            Record::Namespace(Arc::new(NamespaceRecord {
+                floor: Time(r.floor),
+                generation: Generation(r.generation),
+                moved: MoveNumber(r.moved),
+            }))
         }
         Key::Sidecar(_, id) => {
             let r = pb::SidecarRecord::decode(value.clone()).map_err(broken)?;

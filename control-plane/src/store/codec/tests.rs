@@ -89,7 +89,11 @@ fn every_record_reads_back_as_it_was_written() {
     let question = Question { number: 1, prompt: Body::default(), asked: Time(9) };
     let end = |end| Phase::Ended { at: Time(10), end, reported: true };
     let records = [
-        Record::Namespace(Arc::new(NamespaceRecord { floor: Time(77) })),
+        Record::Namespace(Arc::new(NamespaceRecord {
+            floor: Time(77),
+            generation: Generation(5),
+            moved: MoveNumber(6),
+        })),
         Record::Sidecar(Arc::new(SidecarRecord {
             id: SidecarId::parse("s1").expect("a name"),
             boot: BootId(u128::MAX - 5),
