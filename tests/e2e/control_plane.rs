@@ -150,7 +150,8 @@ async fn an_idle_fleet_writes_nothing() {
         let from = contact().await;
         eventually("thirty beats pass", LONG, || async {
             let heard = contact().await;
-            if heard.seconds - from.seconds >= 3 { Ok(()) } else { Err(heard) }
+            let ms = |time: &prost_types::Timestamp| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000;
+            if ms(&heard) - ms(&from) >= 3_000 { Ok(()) } else { Err(heard) }
         })
         .await;
     };
