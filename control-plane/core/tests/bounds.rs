@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hive_core::command::Command;
-use hive_core::id::{AgentId, LeaderEpoch, TaskId};
-use hive_core::leader::{Beat, Connection, FromSidecar, Input, ToSidecar};
+use hive_core::id::{AgentId, Attempt, AttemptId, LeaderEpoch, TaskId};
+use hive_core::leader::{Beat, Connection, FromSidecar, Input, Listed, ToSidecar};
 use hive_core::record::{AgentSpec, Body, Phase, Record, RetryPolicy, Runtime, TaskSpec};
 use hive_core::settings::Settings;
 
@@ -110,10 +110,18 @@ fn a_host_that_lost_very_many_attempts_is_let_in_again() {
     world.step(Input::Hangup(Connection(1)));
     world.now = world.now + Duration::from_secs(20);
     world.down.clear();
-    dial(&mut world, &mut sidecar(2, 3, 100), 2);
+    let leader = world.leader.epoch();
+    let mut hello = sidecar(2, 3, 100).dial(Connection(2), leader, world.now);
+    if let FromSidecar::Hello(hello) = &mut hello {
+        let token = AttemptId { task: TaskId::new(world.now, 999), attempt: Attempt(1) };
+        let agent = AgentId::parse("a0").unwrap();
+        hello.attempts.push(Listed { token, agent, started: None, finished: true, input: None });
+    }
+    world.step(Input::Frame { connection: Connection(2), leader, messages: vec![hello] });
     settle_within_limits(&mut world);
     assert!(welcomed(&world), "closed: {:?}", world.closed);
     assert!(world.tasks().all(|task| task.failures == 1), "each attempt was lost once");
+    assert_eq!(world.leader.stats().results_refused, 1, "counted when told, not each time the welcome is resumed");
 }
 
 #[test]

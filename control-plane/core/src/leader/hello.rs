@@ -183,13 +183,6 @@ impl Leader {
         let listed: BTreeMap<TaskId, &super::Listed> =
             hello.attempts.iter().map(|listed| (listed.token.task, listed)).collect();
         let Some(space) = self.state.spaces.get_mut(&namespace) else { return };
-        for listed in hello.attempts.iter().filter(|listed| listed.finished) {
-            // Its result is refused before it is sent.
-            if let Some(release) = rules::verdict(space, listed.token) {
-                self.stats.results_refused += 1;
-                out.push(Output::ResultRefused { token: listed.token, release: Some(release) });
-            }
-        }
         let verdicts = hello
             .attempts
             .iter()

@@ -222,6 +222,13 @@ impl Leader {
         let Some(session) = self.hosts.session_mut(connection) else { return };
         session.open = true;
         let attempts = session.hello.take().map(|hello| hello.attempts).unwrap_or_default();
+        for (listed, verdict) in attempts.iter().zip(&welcome.verdicts) {
+            // A finished attempt that is over: its result is refused before it is sent.
+            if let Some(release) = verdict.over.filter(|_| listed.finished) {
+                self.stats.results_refused += 1;
+                out.push(Output::ResultRefused { token: listed.token, release: Some(release) });
+            }
+        }
         let welcome = Box::new(Welcome { revision, ..welcome });
         out.push(Output::Send { connection, message: ToSidecar::Welcome(welcome) });
         self.reconcile(connection, &attempts, None, out);
