@@ -1,4 +1,5 @@
-//! The control plane: the real leader, and a loop around it that does what the driver does.
+//! The control plane: the real driver's machine with the real leader in it, and a shell around it that
+//! performs what it says.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,10 +7,11 @@ use bytes::Bytes;
 use hive_control_plane::store::codec;
 use hive_control_plane::{driver, session};
 use hive_core::command::{Command, Reply};
+use hive_core::driver::{Act, Landing, Machine, Next};
 use hive_core::id::{LeaderEpoch, Revision};
 use hive_core::invariant;
 use hive_core::leader::{
-    Abandoned, CallError, CallId, CloseCause, Connection, FromSidecar, Input, Leader, Output, StoreRefusal, ToSidecar,
+    CallError, CallId, CloseCause, Connection, FromSidecar, Input, Leader, StoreRefusal, ToSidecar, Transaction,
 };
 use hive_core::record::{Key, Record};
 use hive_core::time::Time;
@@ -33,8 +35,6 @@ pub(crate) enum Mail {
 /// Messages to a stream that may wait; then it is cut.
 const DOWN: usize = 256;
 const TICK: u64 = 100;
-/// The driver's: a loop that did not run for so long stood still itself.
-const SLEPT: u64 = 2_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -44,16 +44,13 @@ pub(crate) struct Control {
     pub(crate) up: bool,
     /// What has come while it stands still.
     pub(crate) paused: Option<Vec<Event>>,
-    pub(crate) leader: Option<Leader>,
+    pub(crate) machine: Option<Machine>,
     mail: VecDeque<Mail>,
-    flight: Option<u64>,
     pump_due: bool,
     attached: BTreeMap<Connection, usize>,
-    pending: BTreeMap<Connection, Vec<ToSidecar>>,
     calls: BTreeMap<CallId, Asked>,
     names: u64,
     checks: u64,
-    stepped: u64,
 }
 
 impl World {
@@ -64,22 +61,29 @@ impl World {
 
     pub(crate) fn control_start(&mut self) {
         self.control.up = true;
-        self.control.stepped = self.now;
-        self.control_lead();
+        if let Some((leader, ..)) = self.control_lead() {
+            self.control.machine = Some(Machine::new(leader, self.cluster()));
+        }
         self.at(self.now + TICK, Event::Tick(self.control.life));
     }
 
-    fn control_lead(&mut self) -> Option<Leader> {
+    /// A leader over what the store holds, with number and nonce of the last commit.
+    fn control_lead(&mut self) -> Option<(Leader, u64, u64)> {
         let loaded = self.store.acquire();
-        self.say(|| format!("control plane leads under epoch {} from commit {}", loaded.epoch, loaded.seq));
+        let (seq, nonce) = (loaded.seq, loaded.nonce);
+        self.say(|| format!("control plane leads under epoch {} from commit {seq}", loaded.epoch));
         let namespaces = [self.store.namespace.clone()];
         match driver::lead(loaded, &self.options.settings, &namespaces, self.cluster()) {
-            Ok(leader) => self.control.leader.replace(leader),
+            Ok(leader) => Some((leader, seq, nonce)),
             Err(error) => {
                 self.fail(format!("the store can't be read back: {error}"));
                 None
             }
         }
+    }
+
+    fn leader(&self) -> Option<&Leader> {
+        self.control.machine.as_ref().map(Machine::leader)
     }
 
     /// Kill -9.
@@ -117,10 +121,13 @@ impl World {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        self.control.machine.as_ref().is_some_and(Machine::is_ready)
+    }
+
     pub(crate) fn pump(&mut self) {
         self.control.pump_due = false;
-        let mut out = Vec::new();
-        while self.control.leader.as_ref().is_some_and(Leader::is_idle) && self.store.open {
+        while self.is_ready() {
             let Some(mail) = self.control.mail.pop_front() else { break };
             let input = match mail {
                 Mail::Call { asked, command } => {
@@ -132,58 +139,60 @@ impl World {
                 Mail::Frame { edge, leader, messages } => Input::Frame { connection: edge, leader, messages },
                 Mail::Hangup(edge) => {
                     self.control.attached.remove(&edge);
-                    self.control.pending.remove(&edge);
                     Input::Hangup(edge)
                 }
                 Mail::Attach { edge, stream } => {
                     self.control.attached.insert(edge, stream);
+                    self.control.machine.iter_mut().for_each(|machine| machine.attach(edge));
                     continue;
                 }
             };
-            self.step_leader(input, &mut out);
+            self.step_control(input);
         }
-        self.turn(out);
+        self.turn();
     }
 
     pub(crate) fn tick(&mut self) {
         self.at(self.now + TICK, Event::Tick(self.control.life));
-        if !self.store.open {
-            return;
+        // While the store is taken over anew the driver waits for that alone.
+        if self.store.open {
+            self.step_control(Input::Tick);
+            self.turn();
         }
-        let mut out = Vec::new();
-        self.step_leader(Input::Tick, &mut out);
-        self.turn(out);
     }
 
-    fn step_leader(&mut self, input: Input, out: &mut Vec<Output>) {
+    fn step_control(&mut self, input: Input) {
         let now = self.cluster();
         let idle = matches!(input, Input::Tick);
-        let known = out.len();
-        let Some(leader) = self.control.leader.as_mut() else { return };
-        if self.now >= self.control.stepped + SLEPT {
-            leader.resume(now);
-        }
-        self.control.stepped = self.now;
+        let Some(machine) = self.control.machine.as_mut() else { return };
         let rng = &mut self.rng;
-        leader.step(now, input, &mut || rng.next(), out);
+        machine.step(now, input, &mut || rng.next());
         self.stats.steps += 1;
+        self.check_state(idle);
+    }
+
+    /// The invariants of the leader's own state.
+    fn check_state(&mut self, idle: bool) {
         self.control.checks += 1;
+        let Some(machine) = &self.control.machine else { return };
         // A tick that did nothing is looked at now and then.
-        if (!idle || out.len() > known || self.control.checks.is_multiple_of(32))
-            && let Err(faults) = invariant::check(leader.state())
+        if (!idle || machine.has_news() || self.control.checks.is_multiple_of(32))
+            && let Err(faults) = invariant::check(machine.leader().state())
         {
             self.fail(format!("the leader's state: {faults}"));
         }
     }
 
-    /// What the driver does after taking things in.
-    fn turn(&mut self, mut out: Vec<Output>) {
-        self.take_off(&mut out);
-        while !out.is_empty() {
-            self.tell(&mut out);
+    /// Performs what is to be done after things were taken in.
+    fn turn(&mut self) {
+        loop {
+            let now = self.cluster();
+            let Some(machine) = self.control.machine.as_mut() else { return };
+            let rng = &mut self.rng;
+            let Some(act) = machine.next(now, &mut || rng.next()) else { break };
+            self.act_on(act);
         }
-        if !self.control.mail.is_empty() && self.control.leader.as_ref().is_some_and(Leader::is_idle) && self.store.open
-        {
+        if !self.control.mail.is_empty() && self.is_ready() {
             self.pump_soon();
         }
     }
@@ -195,16 +204,8 @@ impl World {
         }
     }
 
-    fn take_off(&mut self, out: &mut Vec<Output>) {
-        if self.control.flight.is_some() || !self.store.open {
-            return;
-        }
-        let now = self.cluster();
-        let Some(leader) = self.control.leader.as_mut() else { return };
-        let Some(tx) = leader.take_transaction(now, out) else { return };
-        let nonce = self.rng.next();
-        let tx = codec::transaction(tx, nonce);
-        self.control.flight = Some(tx.seq);
+    fn take_off(&mut self, transaction: Transaction, nonce: u64) {
+        let tx = codec::transaction(transaction, nonce);
         let fate = if std::mem::take(&mut self.store.doubt) {
             Fate::Unknown(self.rng.chance(500))
         } else if self.now < self.store.full_until {
@@ -220,78 +221,73 @@ impl World {
 
     /// The store answers.
     pub(crate) fn landed(&mut self) {
-        let (Some((tx, fate)), Some(seq)) = (self.store.flying.take(), self.control.flight.take()) else {
-            return;
-        };
-        let mut out = Vec::new();
-        match fate {
+        let Some((tx, fate)) = self.store.flying.take() else { return };
+        let seq = tx.seq;
+        let landing = match fate {
             Fate::Lands => {
                 self.write(tx);
-                self.step_leader(Input::Committed, &mut out);
+                Landing::Committed
             }
             Fate::Refused => {
                 self.say(|| format!("store refuses commit {seq}"));
-                self.step_leader(Input::Refused(StoreRefusal::NoSpace), &mut out);
-                self.compare_view();
+                Landing::Refused(StoreRefusal::NoSpace)
             }
             Fate::Unknown(landed) => {
                 self.say(|| format!("store: outcome of commit {seq} unknown (landed: {landed})"));
                 if landed {
                     self.write(tx);
                 }
+                Landing::Unknown
+            }
+        };
+        let now = self.cluster();
+        let Some(machine) = self.control.machine.as_mut() else { return };
+        let rng = &mut self.rng;
+        self.stats.steps += 1;
+        match machine.land(now, landing, &mut || rng.next()) {
+            Next::GoOn => {
+                self.check_state(false);
+                if fate == Fate::Refused {
+                    self.compare_view();
+                }
+                self.turn();
+            }
+            Next::TakeOver => {
                 self.store.open = false;
                 let wait = self.rng.skewed(1, 5_000);
-                self.at(self.now + wait, Event::Reopened(self.control.life, landed));
-                return;
+                self.at(self.now + wait, Event::Reopened(self.control.life));
             }
+            Next::StepDown => self.fail("the lead is lost, but nobody else is there".into()),
         }
-        self.turn(out);
     }
 
     /// The store is open again under a new epoch; what it holds settles what was unknown.
-    pub(crate) fn reopened(&mut self, landed: bool) {
-        let Some(old) = self.control_lead() else { return };
-        let Abandoned { decided, waiting } = old.abandon();
-        let Some(leader) = self.control.leader.as_ref() else { return };
-        let revision = leader.revision();
-        let refused = || Err(CallError::Refused(StoreRefusal::Unavailable));
-        let mut out = Vec::new();
-        for (call, result) in decided {
-            let result = if landed { result } else { refused() };
-            out.push(Output::Reply { call, result, revision });
-        }
-        out.extend(waiting.into_iter().map(|call| Output::Reply { call, result: refused(), revision }));
-        self.control.pending.clear();
-        for edge in self.control.attached.keys() {
-            self.control.pending.insert(*edge, vec![ToSidecar::Resync]);
-        }
-        self.turn(out);
-        if !self.control.mail.is_empty() {
-            self.pump_soon();
-        }
+    pub(crate) fn reopened(&mut self) {
+        let Some((leader, seq, nonce)) = self.control_lead() else { return };
+        let now = self.cluster();
+        let Some(machine) = self.control.machine.as_mut() else { return };
+        machine.take_over(leader, seq, nonce, now);
+        self.turn();
     }
 
-    fn tell(&mut self, out: &mut Vec<Output>) {
-        for output in std::mem::take(out) {
-            match output {
-                Output::Reply { call, result, revision } => self.reply(call, result, revision),
-                Output::Send { connection, message } => {
-                    self.check_message(&message);
-                    if self.control.attached.contains_key(&connection) {
-                        self.control.pending.entry(connection).or_default().push(message);
-                    }
+    fn act_on(&mut self, act: Act) {
+        match act {
+            Act::Commit(transaction, nonce) => self.take_off(transaction, nonce),
+            Act::Reply { call, result, revision } => self.reply(call, result, revision),
+            Act::Frame { connection, messages } => {
+                messages.iter().for_each(|message| self.check_message(message));
+                let Some(stream) = self.control.attached.get(&connection).copied() else { return };
+                if !self.send_down(stream, messages) {
+                    self.control.attached.remove(&connection);
+                    let now = self.cluster();
+                    let Some(machine) = self.control.machine.as_mut() else { return };
+                    let rng = &mut self.rng;
+                    machine.cut(now, connection, &mut || rng.next());
                 }
-                Output::Close { connection, cause } => self.close(connection, cause),
-                Output::Committed { revision, changes } => self.check_committed(revision, &changes),
-                Output::Touched(_) | Output::ResultRefused { .. } | Output::Started { .. } => {}
             }
-        }
-        for (edge, messages) in std::mem::take(&mut self.control.pending) {
-            let Some(stream) = self.control.attached.get(&edge).copied() else { continue };
-            if !self.send_down(stream, messages) {
-                self.control.attached.remove(&edge);
-                self.step_leader(Input::Hangup(edge), out);
-            }
+            Act::Close { connection, messages, cause } => self.close(connection, messages, cause),
+            Act::Committed { revision, changes } => self.check_committed(revision, &changes),
+            Act::Touched(_) | Act::ResultRefused { .. } | Act::Started { .. } => {}
         }
     }
 
@@ -305,9 +301,10 @@ impl World {
     }
 
     /// Ends the server's half of a stream.
-    fn close(&mut self, edge: Connection, cause: CloseCause) {
+    fn close(&mut self, edge: Connection, messages: Vec<ToSidecar>, cause: CloseCause) {
+        messages.iter().for_each(|message| self.check_message(message));
         let Some(stream) = self.control.attached.remove(&edge) else { return };
-        if let Some(messages) = self.control.pending.remove(&edge) {
+        if !messages.is_empty() {
             self.send_down(stream, messages);
         }
         self.say(|| format!("control plane ends stream {stream}: {cause:?}"));
@@ -336,7 +333,7 @@ impl World {
             self.end_down(stream, hive_sidecar::session::LinkEnd::Occupied);
             return false;
         }
-        let Some(leader) = self.control.leader.as_ref() else { return true };
+        let Some(leader) = self.leader() else { return true };
         let (store, epoch) = (&self.store, leader.epoch());
         let fetch = |task, part| store.blob(task, part).filter(|_| store.open);
         match session::write_frame(epoch, messages, fetch) {
@@ -388,7 +385,7 @@ impl World {
 
     /// What the leader shows as committed is what the store holds.
     pub(crate) fn compare_view(&mut self) {
-        let Some(leader) = self.control.leader.as_ref() else { return };
+        let Some(leader) = self.leader() else { return };
         let view = leader.view();
         let mut wrong = None;
         for (key, record) in &self.store.records {

@@ -37,7 +37,7 @@ pub(crate) enum Event {
     Tick(u64),
     Pump(u64),
     Landed(u64),
-    Reopened(u64, bool),
+    Reopened(u64),
     ControlStart,
     ControlResume,
     /// A sidecar's process: place and number first.
@@ -260,8 +260,8 @@ impl World {
             Event::Tick(l) if l == life && self.control.up => self.tick(),
             Event::Pump(l) if l == life => self.pump(),
             Event::Landed(l) if l == life => self.landed(),
-            Event::Reopened(l, landed) if l == life => self.reopened(landed),
-            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(..) => {}
+            Event::Reopened(l) if l == life => self.reopened(),
+            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(_) => {}
             Event::ControlStart if !self.control.up => self.control_start(),
             Event::ControlStart => {}
             Event::ControlResume => self.control_resume(),
@@ -329,7 +329,7 @@ impl World {
     /// Whose event this is: the control plane's, a sidecar's, or nobody's.
     fn addressee(&self, event: &Event) -> Option<Option<usize>> {
         match event {
-            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(..) | Event::Call(_) => Some(None),
+            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(_) | Event::Call(_) => Some(None),
             Event::Arrive(_, Dir::Up) | Event::Late(..) | Event::Broken(_, Dir::Up) | Event::Dial(..) => Some(None),
             Event::Wake(side, _)
             | Event::Append(side, _)

@@ -11,7 +11,7 @@ use hive_core::time::Time;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::edges::Down;
+use super::down::Down;
 use super::events::Event;
 use crate::clock::ClusterClock;
 

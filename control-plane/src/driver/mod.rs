@@ -1,15 +1,15 @@
 //! The owner of the state: one loop takes commands, lets the leader decide, commits, then tells.
 //!
-//! All logic is [`hive_core::leader::Leader`]'s. Here are the mailbox, the store's transaction in
+//! All logic is [`hive_core::driver::Machine`]'s. Here are the mailbox, the store's transaction in
 //! flight, and the streams it speaks to. While a transaction flies the next one is decided; at low
 //! load a command commits at once, there is no timer.
 
-mod edges;
+mod down;
 mod events;
 mod handle;
 mod store;
 
-pub use edges::Down;
+pub use down::Down;
 pub use events::Event;
 pub use handle::{Handle, Refusal};
 pub use store::{lead, refusal};
@@ -21,17 +21,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hive_core::command::Reply;
+use hive_core::driver::{Act, Landing, Machine, Next};
 use hive_core::id::{Namespace, Revision};
-use hive_core::leader::{Abandoned, CallError, CallId, Input, Leader, Output, Stats, StoreRefusal};
+use hive_core::leader::{CallError, CallId, Connection, Input, Stats, Transaction};
 use hive_core::settings::Settings;
-use hive_core::time::Time;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ClusterClock;
 use crate::store::{CommitError, OpenError, Store, codec};
 use crate::{metrics, tasks};
-use edges::Edges;
 use handle::{Answer, Request};
 
 /// Requests that may wait for the loop.
@@ -40,9 +39,6 @@ const MAILBOX: usize = 4096;
 const SITTING: usize = 1024;
 /// Deadlines, receipts and silences are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
-/// A loop that did not run for so long was stopped, or slept with its machine: silences in between
-/// are its own.
-const SLEPT: Duration = Duration::from_secs(2);
 /// Watchers may be this many commits behind.
 const EVENTS: usize = 1024;
 
@@ -68,24 +64,20 @@ pub struct Driver<S> {
     settings: Settings,
     namespaces: Vec<Namespace>,
     clock: ClusterClock,
-    leader: Leader,
+    machine: Machine,
     mailbox: mpsc::Receiver<Request>,
     calls: HashMap<CallId, (&'static str, oneshot::Sender<Answer>)>,
     next_call: u64,
-    edges: Edges,
+    edges: HashMap<Connection, mpsc::Sender<Down>>,
     events: broadcast::Sender<Event>,
     random: Random,
     flight: Option<InFlight>,
-    /// When the leader last took a step.
-    stepped: Time,
     /// The leader's counters as last published.
     counted: Stats,
 }
 
 struct InFlight {
     commit: Flight,
-    seq: u64,
-    nonce: u64,
     records: u64,
     since: tokio::time::Instant,
 }
@@ -102,8 +94,8 @@ pub async fn prepare<S: Store>(
 ) -> Result<(Driver<S>, Handle), Error> {
     let loaded = store.acquire().await?;
     let clock = ClusterClock::start(loaded.time);
-    let stepped = clock.now();
-    let leader = store::lead(loaded, &settings, &namespaces, stepped)?;
+    let now = clock.now();
+    let machine = Machine::new(store::lead(loaded, &settings, &namespaces, now)?, now);
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let (events, _) = broadcast::channel(EVENTS);
     let handle = Handle::new(sender, events.clone(), clock.clone());
@@ -112,15 +104,14 @@ pub async fn prepare<S: Store>(
         settings,
         namespaces,
         clock,
-        leader,
+        machine,
         mailbox,
         calls: HashMap::new(),
         next_call: 0,
-        edges: Edges::default(),
+        edges: HashMap::new(),
         events,
         random: Random(seed),
         flight: None,
-        stepped,
         counted: Stats::default(),
     };
     Ok((driver, handle))
@@ -135,51 +126,55 @@ impl<S: Store> Driver<S> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut census = tokio::time::interval(metrics::UPKEEP_EVERY);
-        let mut out = Vec::new();
         loop {
             let stopping = stop.is_cancelled();
             if stopping && self.flight.is_none() && self.mailbox.is_empty() {
                 return Ok(());
             }
             tokio::select! {
-                landed = landed(&mut self.flight) => self.land(landed, &mut out).await?,
-                request = self.mailbox.recv(), if self.leader.is_idle() => match request {
-                    Some(request) => self.take(request, &mut out),
+                landed = landed(&mut self.flight) => self.land(landed).await?,
+                request = self.mailbox.recv(), if self.machine.is_ready() => match request {
+                    Some(request) => self.take(request),
                     None => return Ok(()),
                 },
-                _ = tick.tick() => self.step(Input::Tick, &mut out),
+                _ = tick.tick() => self.step(Input::Tick),
                 _ = census.tick() => self.count(),
                 () = stop.cancelled(), if !stopping => continue,
             }
             let mut taken = 1;
-            while taken < SITTING && self.leader.is_idle() {
+            while taken < SITTING && self.machine.is_ready() {
                 let Ok(request) = self.mailbox.try_recv() else { break };
-                self.take(request, &mut out);
+                self.take(request);
                 taken += 1;
             }
-            self.take_off(&mut out);
-            self.tell(&mut out);
+            let now = self.clock.now();
+            while let Some(act) = self.machine.next(now, &mut || self.random.next()) {
+                self.perform(act);
+            }
         }
     }
 
-    fn take(&mut self, request: Request, out: &mut Vec<Output>) {
+    fn take(&mut self, request: Request) {
         match request {
             Request::Call { namespace, command, answer } => {
                 let call = self.call(command.name(), answer);
-                self.step(Input::Call { call, namespace, command: *command }, out);
+                self.step(Input::Call { call, namespace, command: *command });
             }
             Request::Barrier { answer } => {
                 let call = self.call("barrier", answer);
-                self.step(Input::Barrier(call), out);
+                self.step(Input::Barrier(call));
             }
-            Request::Read(read) => read(&self.leader),
-            Request::Attach { connection, down } => self.edges.attach(connection, down),
+            Request::Read(read) => read(self.machine.leader()),
+            Request::Attach { connection, down } => {
+                self.machine.attach(connection);
+                self.edges.insert(connection, down);
+            }
             Request::Frame { connection, leader, messages } => {
-                self.step(Input::Frame { connection, leader, messages }, out);
+                self.step(Input::Frame { connection, leader, messages });
             }
             Request::Hangup(connection) => {
-                self.edges.detach(connection);
-                self.step(Input::Hangup(connection), out);
+                self.edges.remove(&connection);
+                self.step(Input::Hangup(connection));
             }
         }
     }
@@ -191,118 +186,111 @@ impl<S: Store> Driver<S> {
         call
     }
 
-    fn step(&mut self, input: Input, out: &mut Vec<Output>) {
+    fn step(&mut self, input: Input) {
         let now = self.clock.now();
-        let gap = now.since(self.stepped);
-        if gap >= SLEPT {
+        if let Some(gap) = self.machine.step(now, input, &mut || self.random.next()) {
             tracing::warn!(seconds = gap.as_secs(), "did not run for a while; every grace starts anew");
-            self.leader.resume(now);
         }
-        self.stepped = now;
-        let random = &mut self.random;
-        self.leader.step(now, input, &mut || random.next(), out);
     }
 
-    /// Sends the next transaction off, if none is in flight.
-    fn take_off(&mut self, out: &mut Vec<Output>) {
-        if self.flight.is_some() {
-            return;
-        }
-        let now = self.clock.now();
-        let Some(transaction) = self.leader.take_transaction(now, out) else { return };
-        let (seq, nonce) = (transaction.seq, self.random.next());
-        let records = transaction.records.len() as u64;
-        let store = Arc::clone(&self.store);
-        let transaction = codec::transaction(transaction, nonce);
-        let commit: Flight = Box::pin(async move { store.commit(transaction).await });
-        self.flight = Some(InFlight { commit, seq, nonce, records, since: crate::clock::monotonic() });
-    }
-
-    async fn land(&mut self, result: Result<Revision, CommitError>, out: &mut Vec<Output>) -> Result<(), Error> {
+    async fn land(&mut self, result: Result<Revision, CommitError>) -> Result<(), Error> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
-        match result {
+        let landing = match result {
             Ok(_) => {
                 metrics::store_committed(flight.records, flight.since.elapsed_by_clock());
-                self.step(Input::Committed, out);
+                Landing::Committed
             }
             Err(CommitError::Refused(reason)) => {
                 metrics::store_failed();
                 tracing::error!(reason = ?reason, "the store refused a transaction");
-                self.step(Input::Refused(store::refusal(reason)), out);
+                Landing::Refused(store::refusal(reason))
             }
-            Err(CommitError::Fenced { .. } | CommitError::SeqDiffers { .. }) => return Err(Error::Fenced),
+            Err(CommitError::Fenced { .. } | CommitError::SeqDiffers { .. }) => Landing::Fenced,
             Err(CommitError::Unknown(cause)) => {
                 metrics::store_failed();
                 tracing::error!(error = %cause, "a commit has an unknown outcome; the store is taken over anew");
-                self.take_over(flight.seq, flight.nonce, out).await?;
+                Landing::Unknown
             }
+        };
+        match self.machine.land(self.clock.now(), landing, &mut || self.random.next()) {
+            Next::GoOn => Ok(()),
+            Next::TakeOver => self.take_over().await,
+            Next::StepDown => Err(Error::Fenced),
         }
-        Ok(())
     }
 
-    /// Reopens the store under a new epoch: what it loads settles the transaction in flight.
-    async fn take_over(&mut self, seq: u64, nonce: u64, out: &mut Vec<Output>) -> Result<(), Error> {
+    /// Reopens the store under a new epoch.
+    async fn take_over(&mut self) -> Result<(), Error> {
         let loaded = store::acquire_patiently(&*self.store).await?;
-        let landed = loaded.seq == seq && loaded.nonce == nonce;
+        let (seq, nonce) = (loaded.seq, loaded.nonce);
         self.clock.raise(loaded.time);
-        let leader = store::lead(loaded, &self.settings, &self.namespaces, self.clock.now())?;
-        let Abandoned { decided, waiting } = std::mem::replace(&mut self.leader, leader).abandon();
-        let revision = self.leader.revision();
-        let refused = || Err(CallError::Refused(StoreRefusal::Unavailable));
-        for (call, result) in decided {
-            let result = if landed { result } else { refused() };
-            out.push(Output::Reply { call, result, revision });
-        }
-        out.extend(waiting.into_iter().map(|call| Output::Reply { call, result: refused(), revision }));
+        let now = self.clock.now();
+        let leader = store::lead(loaded, &self.settings, &self.namespaces, now)?;
+        let landed = self.machine.take_over(leader, seq, nonce, now);
         // A new leader counts from zero.
         self.counted = Stats::default();
-        tracing::warn!(landed, epoch = %self.leader.epoch(), "the store is open again");
-        self.edges.resync();
+        tracing::warn!(landed, epoch = %self.machine.leader().epoch(), "the store is open again");
         Ok(())
     }
 
-    fn tell(&mut self, out: &mut Vec<Output>) {
-        for output in out.drain(..) {
-            match output {
-                Output::Reply { call, result, revision } => {
-                    if let Some((kind, answer)) = self.calls.remove(&call) {
-                        metrics::command(kind, outcome(&result));
-                        // A caller that has gone does not wait for its answer.
-                        let _gone = answer.send((result.map_err(Refusal::from), revision));
-                    }
-                }
-                Output::Send { connection, message } => self.edges.push(connection, message),
-                Output::Close { connection, cause } => self.edges.close(connection, self.leader.epoch(), cause),
-                Output::Committed { revision, changes } => {
-                    if self.events.receiver_count() > 0 {
-                        let _none_left = self.events.send(Event::Committed { revision, changes: changes.into() });
-                    }
-                }
-                Output::ResultRefused { token, release } => {
-                    let reason = release.map_or("not_host", events::release_name);
-                    metrics::result_refused(reason);
-                    let (task, attempt) = (token.task, token.attempt);
-                    tracing::info!(%task, %attempt, reason, "a result was refused: its attempt is not current");
-                }
-                Output::Started { waited } => metrics::started_after(waited),
-                Output::Touched(key) => {
-                    if self.events.receiver_count() > 0 {
-                        let revision = self.leader.revision();
-                        let _none_left = self.events.send(Event::Touched { revision, key });
-                    }
+    fn perform(&mut self, act: Act) {
+        match act {
+            Act::Commit(transaction, nonce) => self.take_off(transaction, nonce),
+            Act::Reply { call, result, revision } => {
+                if let Some((kind, answer)) = self.calls.remove(&call) {
+                    metrics::command(kind, outcome(&result));
+                    // A caller that has gone does not wait for its answer.
+                    let _gone = answer.send((result.map_err(Refusal::from), revision));
                 }
             }
+            Act::Frame { connection, messages } => {
+                let leader = self.machine.leader().epoch();
+                let Some(down) = self.edges.get(&connection) else { return };
+                if down.try_send(Down::Frame { leader, messages }).is_err() {
+                    self.edges.remove(&connection);
+                    self.machine.cut(self.clock.now(), connection, &mut || self.random.next());
+                }
+            }
+            Act::Close { connection, messages, cause } => {
+                let Some(down) = self.edges.remove(&connection) else { return };
+                if !messages.is_empty() {
+                    let leader = self.machine.leader().epoch();
+                    let _full_or_gone = down.try_send(Down::Frame { leader, messages });
+                }
+                let _full_or_gone = down.try_send(Down::Close(cause));
+            }
+            Act::Committed { revision, changes } => {
+                if self.events.receiver_count() > 0 {
+                    let _none_left = self.events.send(Event::Committed { revision, changes: changes.into() });
+                }
+            }
+            Act::Touched(key) => {
+                if self.events.receiver_count() > 0 {
+                    let revision = self.machine.leader().revision();
+                    let _none_left = self.events.send(Event::Touched { revision, key });
+                }
+            }
+            Act::ResultRefused { token, release } => {
+                let reason = release.map_or("not_host", events::release_name);
+                metrics::result_refused(reason);
+                let (task, attempt) = (token.task, token.attempt);
+                tracing::info!(%task, %attempt, reason, "a result was refused: its attempt is not current");
+            }
+            Act::Started { waited } => metrics::started_after(waited),
         }
-        for connection in self.edges.flush(self.leader.epoch()) {
-            let mut hung_up = Vec::new();
-            self.step(Input::Hangup(connection), &mut hung_up);
-            out.append(&mut hung_up);
-        }
+    }
+
+    fn take_off(&mut self, transaction: Transaction, nonce: u64) {
+        let records = transaction.records.len() as u64;
+        let store = Arc::clone(&self.store);
+        let transaction = codec::transaction(transaction, nonce);
+        let commit: Flight = Box::pin(async move { store.commit(transaction).await });
+        self.flight = Some(InFlight { commit, records, since: crate::clock::monotonic() });
     }
 
     fn count(&mut self) {
-        events::count(&self.leader);
-        let stats = self.leader.stats();
+        events::count(self.machine.leader());
+        let stats = self.machine.leader().stats();
         metrics::leader_counts(stats, std::mem::replace(&mut self.counted, stats));
     }
 }
