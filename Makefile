@@ -41,7 +41,7 @@ check: ## format, lints, docs, dependency rules, protocol rules
 test: ## all tests with their set-up; says what it skipped; ARGS go to the runner
 	@.ci/test $(ARGS)
 
-sim: ## simulate SEEDS=500 seeds; HIVE_SEED=n replays one
+sim: ## simulate SEEDS=500 seeds, half per mode; HIVE_SEED=n replays one
 	@HIVE_SEEDS=$(SEEDS) $(SIM) $(SIM_ARGS)
 
 # The test knows the mutants: built with them it passes when each (or only HIVE_MUTANT) is caught.

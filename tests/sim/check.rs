@@ -11,6 +11,7 @@ use hive_sidecar::attempt::{AttemptKey, StartAttempt};
 
 use crate::agent::product;
 use crate::client::{Asked, answer};
+use crate::options::Mode;
 use crate::store::Succession;
 use crate::world::World;
 use hive_control_plane::store::Transaction;
@@ -150,7 +151,9 @@ impl World {
     fn check_ended(&mut self, task: &TaskRecord) {
         let id = task.id;
         self.stats.ended += 1;
-        if self.is_troubled() {
+        if self.healing {
+            self.stats.by_core += u64::from(self.options.mode == Mode::Liveness);
+        } else if self.is_troubled() {
             self.stats.under_fault += 1;
         }
         if let Phase::Ended { end: End::Succeeded(body), .. } = &task.phase {

@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    fn submit(&mut self) {
+    pub(crate) fn submit(&mut self) {
         let rng = &mut self.rng;
         let made = (self.now + crate::world::EPOCH).saturating_add_signed(rng.between(0, 2_000) as i64 - 1_000);
         let random = (u128::from(rng.next()) << 64) | u128::from(rng.next());

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use hive_control_plane::store::codec;
+use hive_control_plane::store::{Transaction as StoreTransaction, codec};
 use hive_control_plane::{driver, session};
 use hive_core::command::{Command, Reply};
 use hive_core::driver::{Act, Landing, Machine, Next};
@@ -46,6 +46,8 @@ pub(crate) struct Control {
     pub(crate) paused: Option<Vec<Event>>,
     pub(crate) machine: Option<Machine>,
     mail: VecDeque<Mail>,
+    /// The transaction on its way, and what will become of it.
+    pub(crate) flying: Option<(StoreTransaction, Fate)>,
     pump_due: bool,
     attached: BTreeMap<Connection, usize>,
     calls: BTreeMap<CallId, Asked>,
@@ -89,7 +91,7 @@ impl World {
     /// Kill -9.
     pub(crate) fn control_crash(&mut self) {
         self.say(|| "CONTROL PLANE CRASHES".into());
-        if let Some((tx, _)) = self.store.flying.take()
+        if let Some((tx, _)) = self.control.flying.take()
             && self.rng.chance(500)
         {
             self.write(tx);
@@ -206,7 +208,8 @@ impl World {
 
     fn take_off(&mut self, transaction: Transaction, nonce: u64) {
         let tx = codec::transaction(transaction, nonce);
-        let fate = if std::mem::take(&mut self.store.doubt) {
+        let doubted = !self.healing && self.rng.chance(self.options.doubts);
+        let fate = if std::mem::take(&mut self.store.doubt) || doubted {
             Fate::Unknown(self.rng.chance(500))
         } else if self.now < self.store.full_until {
             Fate::Refused
@@ -215,13 +218,13 @@ impl World {
         };
         let slow = if self.now < self.store.slow_until { self.rng.between(50, 3_000) } else { 0 };
         let wait = slow + if self.healing { 1 } else { self.rng.between(0, self.options.commit) };
-        self.store.flying = Some((tx, fate));
+        self.control.flying = Some((tx, fate));
         self.at(self.now + wait, Event::Landed(self.control.life));
     }
 
     /// The store answers.
     pub(crate) fn landed(&mut self) {
-        let Some((tx, fate)) = self.store.flying.take() else { return };
+        let Some((tx, fate)) = self.control.flying.take() else { return };
         let seq = tx.seq;
         let landing = match fate {
             Fate::Lands => {
@@ -233,6 +236,7 @@ impl World {
                 Landing::Refused(StoreRefusal::NoSpace)
             }
             Fate::Unknown(landed) => {
+                self.stats.doubted += 1;
                 self.say(|| format!("store: outcome of commit {seq} unknown (landed: {landed})"));
                 if landed {
                     self.write(tx);

@@ -4,7 +4,9 @@ use hive_sidecar::session::Input;
 
 use crate::client::Asked;
 use crate::network::Dir;
-use crate::options::Fault;
+use crate::options::{Doom, Fault, Mode};
+use crate::plan::Strike;
+use crate::rng::Rng;
 use crate::sidecar::Disk;
 use crate::world::{Event, World};
 
@@ -32,15 +34,12 @@ impl World {
         self.weather.troubled_until = self.weather.troubled_until.max(self.now + lasts + AFTER);
     }
 
-    pub(crate) fn strike(&mut self) {
-        if self.healing {
+    pub(crate) fn strike(&mut self, nth: usize) {
+        let Strike { fault, side, lasts, salt, .. } = self.strikes[nth];
+        let mut rng = Rng::new(salt);
+        if self.healing && (fault.hits_core(side) || self.doom(side) != Doom::Struck) {
             return;
         }
-        let wait = self.rng.between(1, 2 * self.options.fault_every);
-        self.at(self.now + wait, Event::Fault);
-        let fault = *self.rng.pick(&self.options.faults);
-        let lasts = self.rng.skewed(50, self.options.fault_longest);
-        let side = self.rng.index(self.sides.len());
         let name = self.sides[side].name.clone();
         let end = self.now + lasts;
         let running = self.sides[side].session.is_some();
@@ -70,7 +69,7 @@ impl World {
                 self.store.slow_until = end;
             }
             Fault::SidecarCrash if running => {
-                let programs = self.rng.chance(700);
+                let programs = rng.chance(700);
                 self.sidecar_crash(side, programs);
                 self.at(end, Event::SidecarStart(side));
             }
@@ -91,7 +90,7 @@ impl World {
                 self.at(end, Event::SidecarStart(side));
             }
             Fault::JournalSick => {
-                self.sides[side].disk = *self.rng.pick(&[Disk::Full, Disk::Fails]);
+                self.sides[side].disk = *rng.pick(&[Disk::Full, Disk::Fails]);
                 let disk = self.sides[side].disk;
                 self.say(|| format!("{name}'s journal: {disk:?} for {lasts} ms"));
                 self.at(end, Event::DiskWell(side));
@@ -103,22 +102,13 @@ impl World {
                 }
             }
             Fault::Partition if self.sides[side].cut == (false, false) => {
-                let cut = *self.rng.pick(&[(true, true), (true, false), (false, true)]);
-                self.say(|| format!("{name} is CUT OFF (up {}, down {}) for {lasts} ms", cut.0, cut.1));
-                self.sides[side].cut = cut;
-                self.sides[side].cuts += 1;
-                for stream in 0..self.streams.len() {
-                    if self.streams[stream].side == side {
-                        // Pings need both ways.
-                        self.keepalive(stream, Dir::Up);
-                        self.keepalive(stream, Dir::Down);
-                    }
-                }
+                let cut = *rng.pick(&[(true, true), (true, false), (false, true)]);
+                self.cut_off(side, cut);
                 let cuts = self.sides[side].cuts;
                 self.at(end, Event::Healed(side, cuts));
             }
             Fault::AgentDown => {
-                let nth = self.rng.index(self.sides[side].agents.len());
+                let nth = rng.index(self.sides[side].agents.len());
                 self.agent_up(side, nth, false);
                 self.at(end, Event::AgentUp(side, nth));
             }
@@ -126,6 +116,21 @@ impl World {
             _ => return,
         }
         self.trouble(fault, lasts);
+    }
+
+    /// Nothing passes from here on: up, down.
+    fn cut_off(&mut self, side: usize, cut: (bool, bool)) {
+        let name = self.sides[side].name.clone();
+        self.say(|| format!("{name} is CUT OFF (up {}, down {})", cut.0, cut.1));
+        self.sides[side].cut = cut;
+        self.sides[side].cuts += 1;
+        for stream in 0..self.streams.len() {
+            if self.streams[stream].side == side {
+                // Pings need both ways.
+                self.keepalive(stream, Dir::Up);
+                self.keepalive(stream, Dir::Down);
+            }
+        }
     }
 
     /// A keepalive has gone unanswered, if what kept it from being answered still lasts.
@@ -180,26 +185,70 @@ impl World {
         }
     }
 
-    /// From here on nothing is broken.
+    /// What becomes of a sidecar for good.
+    pub(crate) fn doom(&self, side: usize) -> Doom {
+        match self.options.mode {
+            Mode::Liveness if self.healing && side > 0 => self.options.dooms[side - 1],
+            _ => Doom::Well,
+        }
+    }
+
+    /// From here on nothing is broken, or nothing of the core.
     pub(crate) fn heal(&mut self) {
-        self.say(|| "HEALED".into());
+        let mode = self.options.mode;
+        self.say(|| format!("HEALED ({mode:?} mode)"));
         self.healing = true;
+        self.healed_at = self.now;
         (self.store.full_until, self.store.slow_until, self.store.doubt) = (0, 0, false);
         self.control_resume();
         self.at(self.now, Event::ControlStart);
         for side in 0..self.sides.len() {
-            self.sides[side].disk = Disk::Writes;
-            self.mend(side, self.sides[side].cuts);
-            self.sidecar_resume(side);
-            self.at(self.now, Event::SidecarStart(side));
-            for nth in 0..self.sides[side].agents.len() {
-                self.agent_up(side, nth, true);
+            match self.doom(side) {
+                Doom::Well | Doom::Struck => self.make_well(side),
+                Doom::Dead => {
+                    if self.sides[side].session.is_some() {
+                        self.sidecar_crash(side, true);
+                    }
+                }
+                Doom::Still => {
+                    let name = self.sides[side].name.clone();
+                    self.say(|| format!("{name} STANDS STILL for good"));
+                    if self.sides[side].session.is_some() && self.sides[side].paused.is_none() {
+                        self.sides[side].paused = Some(Vec::new());
+                        if let Some(stream) = self.stream_of(side) {
+                            self.keepalive(stream, Dir::Up);
+                        }
+                    }
+                }
+                Doom::Cut(up, down) => {
+                    self.make_well(side);
+                    self.cut_off(side, (up, down));
+                }
+                Doom::Sick => {
+                    self.make_well(side);
+                    self.sides[side].disk = Disk::Fails;
+                }
             }
         }
         for agent in std::mem::take(&mut self.ledger.drained) {
             self.ask(Asked::Drain(agent.clone(), true));
             // An undo may have been overtaken by its drain.
             self.at(self.now + 20_000, Event::Call(Asked::Drain(agent, true)));
+        }
+        if mode == Mode::Liveness {
+            for _ in 0..self.rng.between(1, 4) {
+                self.submit();
+            }
+        }
+    }
+
+    fn make_well(&mut self, side: usize) {
+        self.sides[side].disk = Disk::Writes;
+        self.mend(side, self.sides[side].cuts);
+        self.sidecar_resume(side);
+        self.at(self.now, Event::SidecarStart(side));
+        for nth in 0..self.sides[side].agents.len() {
+            self.agent_up(side, nth, true);
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hive_core::leader::Connection as Edge;
 use hive_sidecar::session::{Connection, LinkEnd};
 
+use crate::options::Doom;
 use crate::world::{Event, World};
 
 /// One way's traffic, in order.
@@ -90,8 +91,10 @@ impl World {
         if let Packet::Frame(bytes) = &packet {
             self.digest.bytes(bytes);
         }
+        let side = self.streams[stream].side;
+        let calm = self.healing && self.doom(side) != Doom::Struck;
         let times = match &packet {
-            Packet::Frame(_) if !self.healing && self.rng.chance(self.options.lost) => {
+            Packet::Frame(_) if !calm && self.rng.chance(self.options.lost) => {
                 self.say(|| format!("  a frame is lost on stream {stream}, {dir:?}"));
                 // Not for ever: what only its stream's end repairs is repaired.
                 let wait = self.rng.between(1_000, 20_000);
@@ -99,7 +102,7 @@ impl World {
                 self.at(self.now + wait, Event::Broken(stream, Dir::Down));
                 0
             }
-            Packet::Frame(bytes) if !self.healing && self.rng.chance(self.options.repeated) => {
+            Packet::Frame(bytes) if !calm && self.rng.chance(self.options.repeated) => {
                 if dir == Dir::Up && self.rng.chance(500) {
                     // Out of its order, too: a sidecar's stale word changes nothing.
                     let at = self.now + self.rng.skewed(100, 15_000);

@@ -40,6 +40,14 @@ pub(crate) enum Fault {
     AgentDown,
 }
 
+impl Fault {
+    /// It hits the control plane, its store, or this sidecar, which is of the core.
+    pub(crate) fn hits_core(self, side: usize) -> bool {
+        let shared = [Self::ControlCrash, Self::ControlPause, Self::StoreUnknown, Self::StoreFull, Self::StoreSlow];
+        side == 0 || shared.contains(&self)
+    }
+}
+
 pub(crate) const FAULTS: [Fault; 14] = [
     Fault::ControlCrash,
     Fault::ControlPause,
@@ -57,9 +65,57 @@ pub(crate) const FAULTS: [Fault; 14] = [
     Fault::AgentDown,
 ];
 
+/// What a run is to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Faults till the end; then all is healed, and everything must come to its end.
+    Safety,
+    /// Then only a core is healed, the control plane and the first sidecar; what that can do must
+    /// move while the rest stays broken.
+    Liveness,
+}
+
+impl Mode {
+    /// Half of the seeds each.
+    pub(crate) fn of(seed: u64) -> Self {
+        if seed.is_multiple_of(2) { Self::Liveness } else { Self::Safety }
+    }
+}
+
+/// What becomes of a sidecar outside the core, for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doom {
+    /// It is healed with the core.
+    Well,
+    /// Strikes on it go on for a while.
+    Struck,
+    /// Its process is dead; its programs go on.
+    Dead,
+    /// It stands still.
+    Still,
+    /// It is cut off: up, down.
+    Cut(bool, bool),
+    /// Its journal takes nothing.
+    Sick,
+}
+
+const DOOMS: [Doom; 8] = [
+    Doom::Well,
+    Doom::Struck,
+    Doom::Dead,
+    Doom::Still,
+    Doom::Cut(true, true),
+    Doom::Cut(true, false),
+    Doom::Cut(false, true),
+    Doom::Sick,
+];
+
 /// See the module. Times in ms, chances in thousandths.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
+    pub(crate) mode: Mode,
+    /// Liveness mode: of each sidecar but the first.
+    pub(crate) dooms: Vec<Doom>,
     pub(crate) sidecars: usize,
     pub(crate) agents: usize,
     pub(crate) slots: u64,
@@ -82,6 +138,8 @@ pub(crate) struct Options {
     /// bears it all the same.
     pub(crate) lost: u64,
     pub(crate) repeated: u64,
+    /// Commits whose outcome is unknown.
+    pub(crate) doubts: u64,
     /// Calls and replies of clients lost.
     pub(crate) lost_calls: u64,
     /// Programs: longest run, and how often they behave badly.
@@ -98,7 +156,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(seed: u64, rng: &mut Rng) -> Self {
         let quiet = rng.chance(30);
         let keep = rng.between(150, 1000);
         let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| rng.chance(keep)).collect();
@@ -106,8 +164,11 @@ impl Options {
             faults.clear();
         }
         let maybe = |rng: &mut Rng, share: u64, most: u64| if rng.chance(share) { rng.between(1, most) } else { 0 };
+        let sidecars = rng.between(1, 5) as usize;
         Self {
-            sidecars: rng.between(1, 5) as usize,
+            mode: Mode::of(seed),
+            dooms: (1..sidecars).map(|_| *rng.pick(&DOOMS)).collect(),
+            sidecars,
             agents: rng.between(1, 3) as usize,
             slots: rng.between(1, 4),
             clients: rng.between(1, 3) as usize,
@@ -122,6 +183,7 @@ impl Options {
             sitting: *rng.pick(&[0, 0, 1, 20]),
             lost: maybe(rng, 150, 60),
             repeated: maybe(rng, 250, 100),
+            doubts: maybe(rng, 250, 60),
             lost_calls: maybe(rng, 500, 300),
             run: rng.skewed(200, 30_000),
             failing: maybe(rng, 700, 500),

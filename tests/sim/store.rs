@@ -33,7 +33,6 @@ pub(crate) struct Store {
     epoch: LeaderEpoch,
     /// False between a commit of unknown outcome and the next takeover.
     pub(crate) open: bool,
-    pub(crate) flying: Option<(Transaction, Fate)>,
     /// The next commit's outcome is unknown.
     pub(crate) doubt: bool,
     pub(crate) full_until: u64,
@@ -55,7 +54,6 @@ impl Store {
             time: Time::ZERO,
             epoch: LeaderEpoch { cluster_generation: 1, number: 0 },
             open: true,
-            flying: None,
             doubt: false,
             full_until: 0,
             slow_until: 0,

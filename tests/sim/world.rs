@@ -1,7 +1,7 @@
 //! One run: a virtual clock, a heap of what happens next, and everything it happens to.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 use hive_control_plane::api::check::Limits;
@@ -17,7 +17,8 @@ use crate::client::{Asked, Ledger};
 use crate::control::Control;
 use crate::fault::Weather;
 use crate::network::{Dir, Packet, Stream};
-use crate::options::Options;
+use crate::options::{Doom, Mode, Options};
+use crate::plan::{self, Cut, Strike};
 use crate::rng::{Digest, Rng};
 use crate::sidecar::Sidecar;
 use crate::store::Store;
@@ -25,10 +26,8 @@ use crate::store::Store;
 /// Virtual time 0 on the wall.
 pub(crate) const EPOCH: u64 = 1_700_000_000_000;
 pub(crate) const CAPABILITIES: [&str; 3] = ["count", "hash", "scan"];
-/// Lines of a timeline kept for a failure.
-const KEPT: usize = 60;
 /// Healed, everything must come to its end within this, in virtual ms.
-const HEAL: u64 = 300_000;
+pub(crate) const HEAL: u64 = 300_000;
 
 /// What happens.
 #[derive(Debug)]
@@ -66,7 +65,7 @@ pub(crate) enum Event {
     Answer(Asked, Box<Result<Reply, CallError>>),
     Retry(TaskId),
     /// Trouble.
-    Fault,
+    Strike(usize),
     Heal,
     Look,
 }
@@ -110,6 +109,10 @@ pub(crate) struct Stats {
     pub(crate) succeeded: u64,
     /// Tasks that ended while something was broken.
     pub(crate) under_fault: u64,
+    /// Tasks that ended by the core alone, the rest being broken.
+    pub(crate) by_core: u64,
+    /// Commits whose outcome was unknown.
+    pub(crate) doubted: u64,
     pub(crate) evicted: u64,
     pub(crate) unknown: u64,
     pub(crate) fenced: u64,
@@ -133,27 +136,33 @@ pub(crate) struct World {
     pub(crate) incarnations: BTreeMap<AgentId, Incarnation>,
     pub(crate) weather: Weather,
     pub(crate) healing: bool,
-    heal_by: u64,
+    pub(crate) healed_at: u64,
+    pub(crate) strikes: Vec<Strike>,
+    cut: Cut,
+    /// Since when each pending task could have been given to the core, which had room.
+    pub(crate) waits: BTreeMap<TaskId, u64>,
     pub(crate) digest: Digest,
     pub(crate) stats: Stats,
     pub(crate) failure: Option<String>,
     verbose: Verbose,
-    timeline: VecDeque<String>,
+    timeline: Vec<String>,
 }
 
 /// What is told of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verbose {
     Nothing,
-    /// The last events, should it fail.
-    Last,
+    /// All of it is kept.
+    Kept,
     Everything,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, verbose: Verbose) -> Self {
+    pub(crate) fn new(seed: u64, verbose: Verbose, cut: &Cut) -> Self {
         let mut rng = Rng::new(seed);
-        let options = Options::draw(&mut rng);
+        let mut options = Options::draw(seed, &mut rng);
+        let strikes = plan::draw(seed, &options);
+        cut.apply(&mut options);
         let namespace = Namespace::parse("default").expect("a name");
         let sides =
             (0..options.sidecars).map(|nth| Sidecar::new(nth, options.agents, options.slots, &mut rng)).collect();
@@ -171,12 +180,15 @@ impl World {
             incarnations: BTreeMap::new(),
             weather: Weather::default(),
             healing: false,
-            heal_by: u64::MAX,
+            healed_at: u64::MAX,
+            strikes,
+            cut: cut.clone(),
+            waits: BTreeMap::new(),
             digest: Digest(seed),
             stats: Stats::default(),
             failure: None,
             verbose,
-            timeline: VecDeque::new(),
+            timeline: Vec::new(),
             options,
         }
     }
@@ -199,10 +211,7 @@ impl World {
         if self.verbose == Verbose::Everything {
             eprintln!("{line}");
         }
-        if self.timeline.len() == KEPT {
-            self.timeline.pop_front();
-        }
-        self.timeline.push_back(line);
+        self.timeline.push(line);
     }
 
     /// Something that must hold does not; the first one counts.
@@ -211,8 +220,8 @@ impl World {
         self.failure.get_or_insert(fault);
     }
 
-    pub(crate) fn timeline(&self) -> impl Iterator<Item = &String> {
-        self.timeline.iter()
+    pub(crate) fn take_timeline(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.timeline)
     }
 
     /// Runs to the end.
@@ -226,8 +235,10 @@ impl World {
             let wait = self.rng.between(0, 2_000);
             self.at(self.now + wait, Event::Act(client));
         }
-        if !self.options.faults.is_empty() {
-            self.at(self.now + self.options.fault_every, Event::Fault);
+        for nth in 0..self.strikes.len() {
+            if self.cut.keeps(nth) {
+                self.at(self.strikes[nth].at, Event::Strike(nth));
+            }
         }
         self.at(self.now + self.options.chaos, Event::Heal);
         while self.failure.is_none() {
@@ -282,7 +293,9 @@ impl World {
             | Event::Dialled(..)
             | Event::Command(..)
             | Event::Runtime(..) => {}
+            Event::SidecarStart(side) if matches!(self.doom(side), Doom::Dead | Doom::Still) => {}
             Event::SidecarStart(side) => self.sidecar_start(side),
+            Event::SidecarResume(side) if self.doom(side) == Doom::Still => {}
             Event::SidecarResume(side) => self.sidecar_resume(side),
             Event::Program(side, boot, key, step) => {
                 if self.sides[side].boot == boot {
@@ -300,15 +313,15 @@ impl World {
             Event::Broken(stream, Dir::Down) => self.lost_stream(stream, LinkEnd::Broken),
             Event::Keepalive(stream, dir) => self.unanswered(stream, dir),
             Event::Healed(side, cut) => self.mend(side, cut),
+            Event::DiskWell(side) if self.doom(side) == Doom::Sick => {}
             Event::DiskWell(side) => self.sides[side].disk = crate::sidecar::Disk::Writes,
             Event::Act(client) => self.act(client),
             Event::Call(asked) => self.call(asked),
             Event::Answer(asked, result) => self.answered(&asked, &result),
             Event::Retry(id) => self.retry(id),
-            Event::Fault => self.strike(),
+            Event::Strike(nth) => self.strike(nth),
             Event::Heal => {
                 self.heal();
-                self.heal_by = self.now + HEAL;
                 self.at(self.now + 1_000, Event::Look);
             }
             Event::Look => self.at(self.now + 1_000, Event::Look),
@@ -349,15 +362,18 @@ impl World {
             return false;
         }
         self.answer_questions();
+        if self.options.mode == Mode::Liveness {
+            return self.core_is_over();
+        }
         let quiet = self.sides.iter().all(|side| {
             side.programs.values().all(|p| p.end.is_some())
                 && side.session.as_ref().is_some_and(|session| session.unreleased().next().is_none())
         });
-        if quiet && self.ledger.is_settled() && self.store.flying.is_none() && self.store.open {
+        if quiet && self.ledger.is_settled() && self.control.flying.is_none() && self.store.open {
             self.compare_view();
             return true;
         }
-        if self.now > self.heal_by {
+        if self.now > self.healed_at + HEAL {
             let mut open = Vec::new();
             for (id, entry) in &self.ledger.tasks {
                 if entry.ended.is_none() && (entry.created || !entry.refused) {
