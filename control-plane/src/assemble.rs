@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hive_core::settings::{Liveness, Retention, Settings};
+use hive_core::time::Time;
 use hive_proto::sidecar_v1::sidecar_service_server::SidecarServiceServer;
 use hive_proto::v1::agent_service_server::AgentServiceServer;
 use hive_proto::v1::cluster_service_server::ClusterServiceServer;
 use hive_proto::v1::task_service_server::TaskServiceServer;
 
 use crate::api::{Agents, Cluster, Identity, TaskApi, Watches};
-use crate::clock;
+use crate::clock::ClusterClock;
 use crate::config::Config;
 use crate::driver::{self, Handle};
 use crate::server::Routes;
@@ -24,7 +25,7 @@ use crate::tasks::{TaskKind, Tasks};
 /// # Errors
 /// See [`OpenError`].
 pub fn open(config: &Config) -> Result<Embedded, OpenError> {
-    let mut options = Options::new(ClusterId(random()), clock::ClusterClock::start(Default::default()).now());
+    let mut options = Options::new(ClusterId(random()), ClusterClock::start(Time::ZERO).now());
     options.shed_below = config.store.min_free.0;
     options.ballast = config.store.ballast.0;
     Embedded::open(&config.data, &options)
@@ -69,6 +70,23 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
+/// Where time and chance come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources {
+    /// Starts cluster time after the latest stamp found in the store.
+    pub clock: fn(Time) -> ClusterClock,
+    /// Of jitter and nonces.
+    pub seed: u64,
+}
+
+impl Sources {
+    /// This machine's.
+    #[must_use]
+    pub fn real() -> Self {
+        Self { clock: ClusterClock::start, seed: u64::try_from(random() >> 64).unwrap_or(0) }
+    }
+}
+
 /// Starts the driver over a store and returns the services to be served.
 ///
 /// # Errors
@@ -77,13 +95,13 @@ pub async fn services<S: Store>(
     config: &Config,
     store: S,
     identity: Identity,
+    sources: Sources,
     core: &Tasks,
     edge: &Tasks,
 ) -> Result<(Routes, Handle), driver::Error> {
     let store = Arc::new(store);
-    let seed = u64::try_from(random() >> 64).unwrap_or(0);
     let (driver, handle) =
-        driver::prepare(Arc::clone(&store), settings(config), config.namespaces.clone(), seed).await?;
+        driver::prepare(Arc::clone(&store), settings(config), config.namespaces.clone(), sources).await?;
     core.spawn(TaskKind::Driver, driver.run(core.stopping()));
 
     let logs = Logs::default();

@@ -10,11 +10,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Identity;
+use crate::assemble::Sources;
 use crate::config::{Config, Shutdown};
 use crate::listen::Listener;
 use crate::metrics::{self, Metrics};
 use crate::server::{self, Ending, Health, Readiness, Routes, Settings};
-use crate::store::OpenError;
+use crate::store::embedded::ClusterId;
+use crate::store::{OpenError, Store};
 use crate::tasks::{Failure, TaskKind, Tasks};
 use crate::{assemble, clock, driver, ops};
 
@@ -67,6 +69,23 @@ pub async fn run<L: Listener>(
     listeners: Listeners<L>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let store = assemble::open(&config)?;
+    let cluster = store.identity().cluster;
+    run_with(config, listeners, store, cluster, Sources::real(), shutdown).await
+}
+
+/// As [`run`], over a store, time and chance of the caller's choice.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<L: Listener, S: Store>(
+    config: Config,
+    listeners: Listeners<L>,
+    store: S,
+    cluster: ClusterId,
+    sources: Sources,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     // Two sets of tasks: the edge (connections, sessions, streams) stops first, the core (driver,
     // store) when no call needs it any more.
     let edge = Tasks::new(&shutdown);
@@ -74,14 +93,13 @@ pub async fn run<L: Listener>(
     let core = Tasks::new(&core_stop);
     let _guards = (edge.stopping().drop_guard(), core_stop.clone().drop_guard());
 
-    let store = assemble::open(&config)?;
     let address = listeners.main.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let identity = Identity {
-        cluster_id: format!("{:032x}", store.identity().cluster.0),
+        cluster_id: format!("{:032x}", cluster.0),
         replica_id: "embedded".to_owned(),
         endpoint: format!("http://{address}"),
     };
-    let (routes, _handle) = assemble::services(&config, store, identity, &core, &edge).await?;
+    let (routes, _handle) = assemble::services(&config, store, identity, sources, &core, &edge).await?;
 
     // Who learns later that it cannot serve (a store that fails) says so by a clone of this.
     let health = Health::starting(routes.names().collect::<Vec<_>>()).await;

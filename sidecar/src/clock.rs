@@ -10,10 +10,33 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::session::Now;
 
-/// Both clocks, read now.
-#[must_use]
-pub fn now() -> Now {
-    Now { mono_ms: boot_ms(), wall_ms: wall_ms() }
+/// The clocks the session runs by.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(fn() -> Now);
+
+impl Clock {
+    /// This machine's.
+    #[must_use]
+    pub fn real() -> Self {
+        Self(|| Now { mono_ms: boot_ms(), wall_ms: wall_ms() })
+    }
+
+    /// Somebody else's, which must keep pace with the runtime's timers.
+    #[must_use]
+    pub fn simulated(read: fn() -> Now) -> Self {
+        Self(read)
+    }
+
+    /// Both clocks, read now.
+    #[must_use]
+    pub fn now(self) -> Now {
+        (self.0)()
+    }
+
+    /// Waits until the monotonic clock shows `at_ms`, or a while; may wake early.
+    pub async fn sleep_until(self, at_ms: u64) {
+        tokio::time::sleep(Duration::from_millis(at_ms.saturating_sub(self.now().mono_ms).min(LONGEST_MS))).await;
+    }
 }
 
 /// Milliseconds since the host booted, suspension counted.
@@ -36,11 +59,6 @@ fn millis(t: rustix::time::Timespec) -> u64 {
 /// Timers stand still while the machine sleeps; no wait is longer than this, so that a deadline
 /// passed meanwhile is noticed soon.
 const LONGEST_MS: u64 = 5_000;
-
-/// Waits until the boot-time clock shows `at_ms`, or a while; may wake early.
-pub async fn sleep_until(at_ms: u64) {
-    tokio::time::sleep(Duration::from_millis(at_ms.saturating_sub(boot_ms()).min(LONGEST_MS))).await;
-}
 
 /// A source of random numbers, seeded by the kernel (SplitMix64: spread, not secrecy).
 ///

@@ -12,9 +12,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tonic::transport::Endpoint;
 
 use crate::attempt::AttemptKey;
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::config::AgentConfig;
-use crate::journal::{self, Append, Journal};
+use crate::journal::{self, Append, Journal, Writing};
 use crate::runtime::{RuntimeCommand, RuntimeEvent};
 use crate::session::record::Recovered;
 use crate::session::{Connection, ExitReason, Input, JournalSeq, LinkEnd, Output, Session};
@@ -66,12 +66,14 @@ pub struct Parts<C, R> {
     pub runtimes: R,
     /// The agents.
     pub agents: Vec<AgentConfig>,
-    /// The open journal and what it held.
-    pub journal: (Journal, Recovered),
+    /// The open journal, what it held, and who writes it.
+    pub journal: (Journal, Recovered, Writing),
     /// Where kept output is.
     pub state_dir: PathBuf,
     /// The machine, not yet started.
     pub session: Session,
+    /// Its time.
+    pub clock: Clock,
     /// Random numbers.
     pub rng: Box<dyn FnMut() -> u64 + Send>,
     /// Spawns.
@@ -95,6 +97,7 @@ struct Driver<C> {
     endpoint: Endpoint,
     state_dir: PathBuf,
     session: Session,
+    clock: Clock,
     rng: Box<dyn FnMut() -> u64 + Send>,
     tasks: Tasks,
     journal: journal::Handle,
@@ -115,12 +118,12 @@ pub async fn run<C: Connect, R: Runtimes>(
     parts: Parts<C, R>,
     mut shutdown: mpsc::Receiver<()>,
 ) -> Result<ExitReason, Error> {
-    let Parts { connect, endpoint, runtimes, agents, journal: (journal, recovered), state_dir, session, rng, tasks } =
-        parts;
+    let Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, clock, rng, tasks } = parts;
+    let (journal, recovered, writing) = journal;
     let (answer, mut answers) = mpsc::channel::<(JournalSeq, bool)>(MAILBOX);
     let (event, mut events) = mpsc::channel::<RuntimeEvent>(MAILBOX);
     let (link_events, mut heard) = mpsc::channel::<LinkEvent>(MAILBOX);
-    let journal = journal::spawn(journal, answer).map_err(|_| Error::Journal)?;
+    let journal = journal::start(journal, writing, answer).map_err(|_| Error::Journal)?;
     let spawn = |agent: &AgentConfig| {
         let commands = runtimes.spawn(agent, recovered.adopt(&agent.id), event.clone(), &tasks);
         (agent.id.clone(), Runtime { commands, backlog: VecDeque::new() })
@@ -132,6 +135,7 @@ pub async fn run<C: Connect, R: Runtimes>(
         endpoint,
         state_dir,
         session,
+        clock,
         rng,
         tasks: tasks.clone(),
         journal,
@@ -163,7 +167,7 @@ pub async fn run<C: Connect, R: Runtimes>(
             },
             Some(event) = heard.recv(), if room => driver.hear(event),
             Some(event) = events.recv(), if room => Input::Runtime(event),
-            () = clock::sleep_until(wake.unwrap_or_default()), if wake.is_some() => Input::Tick,
+            () = clock.sleep_until(wake.unwrap_or_default()), if wake.is_some() => Input::Tick,
             () = tokio::time::sleep(OFFER), if offer => { driver.offer(); continue }
         };
         driver.step(input);
@@ -174,7 +178,7 @@ pub async fn run<C: Connect, R: Runtimes>(
 impl<C: Connect> Driver<C> {
     fn step(&mut self, input: Input) {
         let mut out = Vec::new();
-        self.session.step(clock::now(), input, &mut *self.rng, &mut out);
+        self.session.step(self.clock.now(), input, &mut *self.rng, &mut out);
         for output in out {
             self.perform(output);
         }

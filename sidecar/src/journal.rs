@@ -14,7 +14,7 @@ mod thread;
 use std::path::PathBuf;
 
 pub use file::{Journal, Limits};
-pub use thread::{Append, Handle, spawn};
+pub use thread::{Append, Handle, Writing, start};
 
 /// First bytes of the file; the number is the version of the format.
 pub const HEADER: &[u8; 16] = b"hive-sidecar/1\r\n";

@@ -22,9 +22,10 @@ use std::process::ExitCode;
 use tokio::sync::mpsc;
 
 use attempt::AttemptKey;
+use clock::Clock;
 use config::{AgentConfig, SidecarConfig};
 use driver::{Parts, Runtimes};
-use journal::{Journal, Limits};
+use journal::{Journal, Limits, Writing};
 use runtime::{Dirs, RuntimeCommand, RuntimeEvent};
 use session::{ExitReason, Session, Settings};
 use tasks::Tasks;
@@ -79,21 +80,49 @@ pub async fn run_with<C: Connect, R: Runtimes>(
     limits: Limits,
     shutdown: mpsc::Receiver<()>,
 ) -> Result<ExitReason, Error> {
+    let rng = Box::new(clock::rng().map_err(Error::Random)?);
+    let sources = Sources { clock: Clock::real(), rng, writing: Writing::Thread };
+    run_from(config, connect, runtimes, limits, sources, shutdown).await
+}
+
+/// Where time and chance come from, and who writes the journal: what a simulation brings itself.
+pub struct Sources {
+    /// The session's time.
+    pub clock: Clock,
+    /// The session's random numbers.
+    pub rng: Box<dyn FnMut() -> u64 + Send>,
+    /// The journal's writer.
+    pub writing: Writing,
+}
+
+/// As [`run_with`], from sources of the caller's choice.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_from<C: Connect, R: Runtimes>(
+    config: SidecarConfig,
+    connect: C,
+    runtimes: R,
+    limits: Limits,
+    sources: Sources,
+    shutdown: mpsc::Receiver<()>,
+) -> Result<ExitReason, Error> {
     let endpoint = upstream::endpoint(&config.server);
     let endpoint = endpoint.map_err(|source| Error::Server { server: config.server.clone(), source })?;
-    let journal = Journal::open(&config.state_dir, limits)?;
-    let rng = Box::new(clock::rng().map_err(Error::Random)?);
+    let Sources { clock, rng, writing } = sources;
+    let (journal, recovered) = Journal::open(&config.state_dir, limits)?;
     let session = Session::new(Settings::new(&config));
     tracing::info!(
         id = config.id,
         namespace = config.namespace,
         server = config.server,
         agents = config.agents.len(),
-        unfinished = journal.1.attempts.len(),
+        unfinished = recovered.attempts.len(),
         "the sidecar starts"
     );
     let (agents, state_dir, tasks) = (config.agents, config.state_dir, Tasks::new());
-    let parts = Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, rng, tasks };
+    let journal = (journal, recovered, writing);
+    let parts = Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, clock, rng, tasks };
     Ok(driver::run(parts, shutdown).await?)
 }
 

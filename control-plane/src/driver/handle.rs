@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::down::Down;
 use super::events::Event;
 use crate::clock::ClusterClock;
+use crate::tasks::{TaskKind, Tasks};
 
 /// Why a call was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,40 +138,120 @@ impl Handle {
         self.events.subscribe()
     }
 
-    /// Names a new sidecar stream.
-    #[must_use]
-    pub fn connection(&self) -> Connection {
-        Connection(self.connections.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    /// Tells the driver where to send what is for a sidecar. Waits while the mailbox is full.
+    /// Tells the driver where to send what is for a sidecar, until the attachment is dropped. Waits
+    /// while the mailbox is full.
     ///
     /// # Errors
     /// [`Refusal::Stopping`].
-    pub async fn attach(&self, connection: Connection, down: mpsc::Sender<Down>) -> Result<(), Refusal> {
-        self.deliver(Request::Attach { connection, down }).await
-    }
-
-    /// Brings messages of a sidecar. Waits while the mailbox is full.
-    ///
-    /// # Errors
-    /// [`Refusal::Stopping`].
-    pub async fn frame(
-        &self,
-        connection: Connection,
-        leader: LeaderEpoch,
-        messages: Vec<FromSidecar>,
-    ) -> Result<(), Refusal> {
-        self.deliver(Request::Frame { connection, leader, messages }).await
-    }
-
-    /// A sidecar's stream has ended.
-    pub async fn hang_up(&self, connection: Connection) {
-        // A driver that has ended knows of no streams.
-        let _ended = self.deliver(Request::Hangup(connection)).await;
+    pub async fn attach(&self, down: mpsc::Sender<Down>, tasks: &Tasks) -> Result<Attachment, Refusal> {
+        let connection = Connection(self.connections.fetch_add(1, Ordering::Relaxed) + 1);
+        self.deliver(Request::Attach { connection, down }).await?;
+        Ok(Attachment { handle: self.clone(), connection, tasks: tasks.clone() })
     }
 
     async fn deliver(&self, request: Request) -> Result<(), Refusal> {
         self.mailbox.send(request).await.map_err(|_| Refusal::Stopping)
+    }
+}
+
+/// A sidecar's stream as the driver knows it. Dropping it tells the driver that the stream has ended,
+/// whatever the reason: a call that its client gave up, or a panic.
+pub struct Attachment {
+    handle: Handle,
+    connection: Connection,
+    tasks: Tasks,
+}
+
+impl Attachment {
+    /// Which stream.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        self.connection
+    }
+
+    /// Brings messages of the sidecar. Waits while the mailbox is full.
+    ///
+    /// # Errors
+    /// [`Refusal::Stopping`].
+    pub async fn frame(&self, leader: LeaderEpoch, messages: Vec<FromSidecar>) -> Result<(), Refusal> {
+        self.handle.deliver(Request::Frame { connection: self.connection, leader, messages }).await
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let Err(TrySendError::Full(hangup)) = self.handle.mailbox.try_send(Request::Hangup(self.connection)) else {
+            // Told; or the driver has ended, and knows of no streams.
+            return;
+        };
+        // A runtime that is gone has taken the driver with it.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let handle = self.handle.clone();
+            self.tasks.spawn(TaskKind::Session, async move {
+                let _ended = handle.deliver(hangup).await;
+                Ok(())
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    struct Rig {
+        handle: Handle,
+        mailbox: mpsc::Receiver<Request>,
+        tasks: Tasks,
+        stop: CancellationToken,
+    }
+
+    fn rig(room: usize) -> Rig {
+        let (sender, mailbox) = mpsc::channel(room);
+        let handle = Handle::new(sender, broadcast::channel(1).0, ClusterClock::simulated(Time(1)));
+        let stop = CancellationToken::new();
+        Rig { handle, mailbox, tasks: Tasks::new(&stop), stop }
+    }
+
+    impl Rig {
+        async fn attach(&self) -> Attachment {
+            self.handle.attach(mpsc::channel(1).0, &self.tasks).await.expect("a driver")
+        }
+
+        async fn hears(&mut self) -> Request {
+            let heard = tokio::time::timeout(Duration::from_secs(10), self.mailbox.recv());
+            heard.await.expect("in time").expect("a request")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_given_up_is_hung_up_though_the_mailbox_is_full() {
+        let mut rig = rig(1);
+        let attachment = rig.attach().await;
+        let connection = attachment.connection();
+        drop(attachment);
+        assert!(matches!(rig.hears().await, Request::Attach { connection: c, .. } if c == connection));
+        assert!(matches!(rig.hears().await, Request::Hangup(c) if c == connection));
+        rig.stop.cancel();
+        rig.tasks.ended_all().await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_task_panics_is_hung_up() {
+        let mut rig = rig(4);
+        let attachment = rig.attach().await;
+        rig.tasks.spawn(TaskKind::Session, async move {
+            let _held = attachment;
+            tokio::task::yield_now().await;
+            panic!("expected by the test");
+        });
+        assert!(matches!(rig.hears().await, Request::Attach { .. }));
+        assert!(matches!(rig.hears().await, Request::Hangup(_)));
+        rig.stop.cancel();
+        rig.tasks.ended_all().await;
     }
 }

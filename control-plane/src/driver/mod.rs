@@ -11,7 +11,7 @@ mod store;
 
 pub use down::Down;
 pub use events::Event;
-pub use handle::{Handle, Refusal};
+pub use handle::{Attachment, Handle, Refusal};
 pub use store::{lead, refusal};
 
 use std::collections::HashMap;
@@ -28,6 +28,7 @@ use hive_core::settings::Settings;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::assemble::Sources;
 use crate::clock::ClusterClock;
 use crate::store::{CommitError, OpenError, Store, codec};
 use crate::{metrics, tasks};
@@ -90,10 +91,10 @@ pub async fn prepare<S: Store>(
     store: Arc<S>,
     settings: Settings,
     namespaces: Vec<Namespace>,
-    seed: u64,
+    sources: Sources,
 ) -> Result<(Driver<S>, Handle), Error> {
     let loaded = store.acquire().await?;
-    let clock = ClusterClock::start(loaded.time);
+    let clock = (sources.clock)(loaded.time);
     let now = clock.now();
     let machine = Machine::new(store::lead(loaded, &settings, &namespaces, now)?, now);
     let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -110,7 +111,7 @@ pub async fn prepare<S: Store>(
         next_call: 0,
         edges: HashMap::new(),
         events,
-        random: Random(seed),
+        random: Random(sources.seed),
         flight: None,
         counted: Stats::default(),
     };

@@ -17,14 +17,14 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use hive_core::id::LeaderEpoch;
-use hive_core::leader::{CloseCause, Connection, FromSidecar};
+use hive_core::leader::{CloseCause, FromSidecar};
 use hive_proto::sidecar_v1 as pb;
 use hive_proto::sidecar_v1::sidecar_service_server::SidecarService;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::error::Reason;
-use crate::driver::{Down, Handle};
+use crate::driver::{Attachment, Down, Handle};
 use crate::server;
 use crate::store::Store;
 use crate::tasks::{TaskKind, Tasks};
@@ -74,16 +74,17 @@ impl<S: Store> SidecarService for Sidecars<S> {
             return Err(crate::api::error::invalid("messages", "the first frame must hold a hello and nothing else"));
         };
         let sidecar = (hello.namespace.clone(), hello.sidecar.clone());
-        let connection = self.handle.connection();
         let (down, from_driver) = mpsc::channel(DOWN);
         let stopping = || Reason::ShuttingDown.status("the server is stopping");
-        self.handle.attach(connection, down.clone()).await.map_err(|_| stopping())?;
-        self.handle.frame(connection, messages.0, messages.1).await.map_err(|_| stopping())?;
+        // Hangs up when dropped, also if this very call is given up at its next wait.
+        let attachment = self.handle.attach(down.clone(), &self.tasks).await.map_err(|_| stopping())?;
+        attachment.frame(messages.0, messages.1).await.map_err(|_| stopping())?;
+        let connection = attachment.connection();
         let namespace = sidecar.0.clone();
         // Weak, so that the driver's cutting of a slow reader ends its stream.
         let registered = self.logs.register(sidecar, connection, down.downgrade());
         let down = down.downgrade();
-        let reader = Reader { handle: self.handle.clone(), limits: self.limits.clone(), connection, down };
+        let reader = Reader { attachment, limits: self.limits.clone(), down };
         let stop = self.tasks.stopping();
         self.tasks.spawn(TaskKind::Session, async move {
             let ended = stop.run_until_cancelled(reader.read_on(inbound)).await;
@@ -100,7 +101,6 @@ impl<S: Store> SidecarService for Sidecars<S> {
                 // A full queue is cut by the driver anyway.
                 let _full = down.try_send(last);
             }
-            reader.handle.hang_up(connection).await;
             Ok(())
         });
         let out = outgoing::frames(namespace, from_driver, Arc::clone(&self.store), self.tasks.stopping());
@@ -123,9 +123,8 @@ impl<S> Sidecars<S> {
 }
 
 struct Reader {
-    handle: Handle,
+    attachment: Attachment,
     limits: crate::api::check::Limits,
-    connection: Connection,
     down: mpsc::WeakSender<Down>,
 }
 
@@ -152,7 +151,7 @@ impl Reader {
                 Err(status) => return End::Nonsense(status),
             };
             let cut = self.down.strong_count() == 0;
-            if cut || self.handle.frame(self.connection, leader, messages).await.is_err() {
+            if cut || self.attachment.frame(leader, messages).await.is_err() {
                 return End::Gone;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
@@ -20,11 +21,23 @@ const SYNC_AFTER_MS: u64 = 20;
 /// An append asked for.
 pub type Append = (JournalSeq, Vec<Entry>);
 
-/// Leads to the thread. Dropped: the thread syncs and ends.
+/// Who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// A thread of its own, so that a slow disk holds nobody up.
+    Thread,
+    /// Whoever appends, at once and without sync: for simulations, which own every hand-over.
+    Inline,
+}
+
+/// Leads to the writer. Dropped: a thread syncs and ends.
 #[derive(Debug)]
-pub struct Handle {
-    queue: SyncSender<Append>,
-    thread: std::thread::JoinHandle<()>,
+pub struct Handle(Writer);
+
+#[derive(Debug)]
+enum Writer {
+    Thread { queue: SyncSender<Append>, thread: std::thread::JoinHandle<()> },
+    Inline { journal: Mutex<Journal>, answers: Sender<(JournalSeq, bool)> },
 }
 
 impl Handle {
@@ -33,28 +46,48 @@ impl Handle {
     /// # Errors
     /// No room, or the thread is gone: its answers have ended then, too.
     pub fn append(&self, append: Append) -> Result<(), Append> {
-        self.queue.try_send(append).map_err(|refused| match refused {
-            TrySendError::Full(append) | TrySendError::Disconnected(append) => append,
-        })
+        match &self.0 {
+            Writer::Thread { queue, .. } => queue.try_send(append).map_err(|refused| match refused {
+                TrySendError::Full(append) | TrySendError::Disconnected(append) => append,
+            }),
+            Writer::Inline { journal, answers } => {
+                let Ok(place) = answers.try_reserve() else { return Err(append) };
+                let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+                let done = journal.append([append.1.as_slice()]).iter().all(Result::is_ok);
+                place.send((append.0, done));
+                tidy(&mut journal);
+                Ok(())
+            }
+        }
     }
 
     /// Waits until everything handed over is on the disk. Blocks.
     pub fn close(self) {
-        drop(self.queue);
-        if self.thread.join().is_err() {
+        let Writer::Thread { queue, thread } = self.0 else { return };
+        drop(queue);
+        if thread.join().is_err() {
             tracing::error!("the journal's thread panicked");
         }
     }
 }
 
-/// Starts the thread. It answers every append in order: whether it happened.
+/// Starts the writer. It answers every append in order: whether it happened.
 ///
 /// # Errors
 /// No thread could be started.
-pub fn spawn(journal: Journal, answers: Sender<(JournalSeq, bool)>) -> std::io::Result<Handle> {
+pub fn start(journal: Journal, writing: Writing, answers: Sender<(JournalSeq, bool)>) -> std::io::Result<Handle> {
+    if writing == Writing::Inline {
+        return Ok(Handle(Writer::Inline { journal: Mutex::new(journal), answers }));
+    }
     let (queue, appends) = sync_channel(QUEUE);
     let thread = tasks::thread("journal", move || run(journal, &appends, &answers))?;
-    Ok(Handle { queue, thread })
+    Ok(Handle(Writer::Thread { queue, thread }))
+}
+
+fn tidy(journal: &mut Journal) {
+    if let Err(error) = journal.tidy() {
+        tracing::error!(error = %error, cause = ?std::error::Error::source(&error), "cannot rewrite the journal; going on with the old file");
+    }
 }
 
 fn run(mut journal: Journal, appends: &Receiver<Append>, answers: &Sender<(JournalSeq, bool)>) {
@@ -82,9 +115,7 @@ fn run(mut journal: Journal, appends: &Receiver<Append>, answers: &Sender<(Journ
                     tracing::debug!("an append was not waited for");
                 }
             }
-            if let Err(error) = journal.tidy() {
-                tracing::error!(error = %error, cause = ?std::error::Error::source(&error), "cannot rewrite the journal; going on with the old file");
-            }
+            tidy(&mut journal);
         }
         if unsynced.values().any(|since| since + SYNC_AFTER_MS <= clock::boot_ms()) {
             if let Err(error) = journal.sync() {
@@ -115,11 +146,17 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn answers_in_order_and_keeps_all_when_closed() {
+        for writing in [Writing::Thread, Writing::Inline] {
+            answers_and_keeps(writing).await;
+        }
+    }
+
+    async fn answers_and_keeps(writing: Writing) {
         let dir = tempfile::tempdir().expect("a folder");
         let limits = Limits { min_free: 0, ..Limits::default() };
         let (journal, _) = Journal::open(dir.path(), limits).expect("opens");
         let (answers, mut heard) = tokio::sync::mpsc::channel(4);
-        let handle = spawn(journal, answers).expect("a thread");
+        let handle = start(journal, writing, answers).expect("a thread");
         for (n, entry) in one_of_each().into_iter().enumerate() {
             handle.append((JournalSeq(n as u64), vec![entry])).expect("room");
             assert_eq!(heard.recv().await, Some((JournalSeq(n as u64), true)));

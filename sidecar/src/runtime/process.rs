@@ -162,7 +162,7 @@ pub(super) async fn run(
             Some(message) = from.recv() => owner.hear(message),
             Some(note) = noted.recv() => owner.note(note),
             _ = owner.outbox.hand_over(), if !owner.outbox.is_empty() => {}
-            () = clock::sleep_until(wake.unwrap_or(0)), if wake.is_some() => {}
+            () = clock::Clock::real().sleep_until(wake.unwrap_or(0)), if wake.is_some() => {}
         }
     }
     commands.close();
