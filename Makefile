@@ -14,12 +14,13 @@ LOCKED := $(if $(CI),--locked)
 DIR ?=
 ARGS ?=
 SEEDS ?= 500
+RUNS ?= 300
 TOOLS ?= cargo-deny
 # The simulator is the test binary `sim`; its longest test runs the seeds.
 SIM := cargo test $(LOCKED) --quiet --profile sim --package hive --test sim
 SIM_ARGS ?= -- --nocapture
 
-.PHONY: help demo dev build check test sim sim-mutants services tools
+.PHONY: help demo dev build check test sim sim-mutants net services tools
 
 help: ## list the verbs
 	@echo 'make demo       # build and run Hive on this repository'
@@ -47,6 +48,9 @@ sim: ## simulate SEEDS=500 seeds, half per mode; HIVE_SEED=n replays one
 # The test knows the mutants: built with them it passes when each (or only HIVE_MUTANT) is caught.
 sim-mutants: ## plant bugs and see the simulator catch them; HIVE_MUTANT=name for one
 	@HIVE_SEEDS=$(SEEDS) RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/.ci/rustc-mutant $(SIM) $(SIM_ARGS)
+
+net: ## run the real shells over a simulated network, RUNS=300 seeds; HIVE_SEED=n replays one
+	@HIVE_NET_RUNS=$(RUNS) cargo test $(LOCKED) --quiet --package hive --test net -- --nocapture
 
 services: ## fetch what tests need from elsewhere (buf, Python gRPC) into target/services
 	@.ci/services

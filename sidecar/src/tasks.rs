@@ -46,6 +46,7 @@ impl Tasks {
             let outcome = match kind {
                 Kind::Essential => work.await,
                 Kind::Attendant => tokio::select! {
+                    biased;
                     outcome = work => outcome,
                     () = over.cancelled() => Ok(()),
                 },

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser as _;
 use hive_control_plane::assemble::Sources;
 use hive_control_plane::clock::ClusterClock;
 use hive_control_plane::config::{self, Config, Program};
+use hive_control_plane::driver;
 use hive_control_plane::run::{self, Listeners};
 use hive_control_plane::store::embedded::ClusterId;
 use hive_core::time::Time;
@@ -35,15 +37,62 @@ pub(crate) fn settings(changed: &[(&str, &str)]) -> Config {
     config::load(&config::Sources::new(&flags, environment)).unwrap_or_else(|faults| panic!("{faults}")).config
 }
 
-/// Serves until `stop`; a crash drops it anywhere.
+/// Longest time from a stop to the end, for a drain of 2 s.
+const STOPS: u64 = 12_000;
+
+impl Lab {
+    /// Whether the control plane has stopped because it was asked to, `took` ms ago. A failure without
+    /// a cause outside is a fault.
+    fn judge_stop(&self, ended: Result<(), run::Error>, took: Option<u64>) -> bool {
+        let mut book = self.book();
+        book.say(|| format!("the control plane has stopped: {ended:?}"));
+        if let Some(took) = took.filter(|took| *took > STOPS) {
+            book.fault(format!("the control plane took {took} ms to stop"));
+        }
+        match ended {
+            Ok(()) => return true,
+            Err(run::Error::Driver(driver::Error::Open(_))) if self.store.is_away() => {}
+            Err(run::Error::Failed(_)) if book.usurped => {}
+            Err(error) => book.fault(format!("the control plane failed: {error:?}")),
+        }
+        false
+    }
+}
+
+/// Serves until `stop`, and is started anew when it ends by itself; a crash drops it anywhere.
 pub(crate) async fn control_plane(lab: Arc<Lab>, config: Config, stop: CancellationToken) -> turmoil::Result {
-    let listeners = Listeners { main: Port::bind(PORT).await?, ops: Port::bind(OPS).await? };
+    while !stop.is_cancelled() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let noted = Arc::clone(&asked);
+        let token = stop.clone();
+        let watch = async move {
+            token.cancelled().await;
+            noted.store(now(), Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            biased;
+            () = watch => Ok(()),
+            ended = serve(&lab, config.clone(), stop.child_token()) => ended,
+        };
+        let asked = asked.load(Ordering::Relaxed);
+        let ended_well = lab.judge_stop(ended, (asked > 0).then(|| now() - asked));
+        if ended_well {
+            return Ok(());
+        }
+        // Whoever runs it starts it again, as long as it takes.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
+
+async fn serve(lab: &Arc<Lab>, config: Config, stop: CancellationToken) -> Result<(), run::Error> {
+    let listeners =
+        Listeners { main: Port::bind(PORT).await.expect("free"), ops: Port::bind(OPS).await.expect("free") };
     lab.book().say(|| "the control plane starts".into());
     let clock = |stamp: Time| ClusterClock::simulated(stamp.max(Time(now())));
     let sources = Sources { clock, seed: lab.seed ^ now() };
-    let ended = run::run_with(config, listeners, lab.store.clone(), ClusterId(1), sources, stop).await;
-    lab.book().say(|| format!("the control plane has stopped: {ended:?}"));
-    Ok(ended?)
+    run::run_with(config, listeners, lab.store.clone(), ClusterId(1), sources, stop).await
 }
 
 /// One agent under one sidecar, both of this name.

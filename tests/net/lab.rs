@@ -75,6 +75,8 @@ pub(crate) struct Book {
     /// Faults in force, and whether commits fare badly.
     pub(crate) trouble: u32,
     pub(crate) store: Trouble,
+    /// The lead has been taken from the control plane, which is right to fail.
+    pub(crate) usurped: bool,
     /// The last words of the story, for a failing run.
     pub(crate) story: Vec<String>,
 }

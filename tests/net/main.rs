@@ -12,10 +12,14 @@ mod fault;
 mod hosts;
 mod lab;
 mod memory;
+mod reasons;
 #[path = "../sim/rng.rs"]
 #[allow(dead_code, reason = "shared with the simulator, which uses more of it")]
 mod rng;
 mod seeds;
+mod silence;
+mod slow;
+mod stage;
 mod verdict;
 mod wire;
 mod world;

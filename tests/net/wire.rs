@@ -1,7 +1,6 @@
 //! The simulated network under the real shells: a listener for the control plane, a connector for the
 //! sidecar and for clients.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,11 +44,9 @@ impl Listener for Port {
     }
 }
 
-fn dial(uri: Uri) -> impl Future<Output = io::Result<TokioIo<TcpStream>>> + Send {
-    async move {
-        let host = uri.host().unwrap_or(PLANE).to_owned();
-        Ok(TokioIo::new(TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(PORT))).await?))
-    }
+async fn dial(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
+    let host = uri.host().unwrap_or(PLANE);
+    Ok(TokioIo::new(TcpStream::connect((host, uri.port_u16().unwrap_or(PORT))).await?))
 }
 
 /// A sidecar's way to the control plane; the lab notes each dial.
@@ -79,6 +76,12 @@ pub(crate) fn endpoint() -> Endpoint {
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
+}
+
+/// A channel that takes little in before it is read.
+pub(crate) fn narrow_channel() -> Channel {
+    let narrow = endpoint().initial_stream_window_size(1 << 16).initial_connection_window_size(1 << 16);
+    narrow.connect_with_connector_lazy(service_fn(dial))
 }
 
 /// A channel that asks for no signs of life, as a peer's library may not.

@@ -13,7 +13,7 @@ use crate::rng::{Digest, Rng};
 use crate::wire::PLANE;
 
 /// Granularity of virtual time.
-const TICK_MS: u64 = 5;
+const TICK_MS: u64 = 10;
 /// Virtual time from the last fault's end to rest, at most (I8). Dead connections are found by their
 /// keepalive within 15 s, and dials back off to 10 s.
 const HEAL_MS: u64 = 120_000;

@@ -352,9 +352,11 @@ impl<S: Store> TaskService for Tasks<S> {
             let done = record.is_ended();
             let woken = !done
                 && tokio::select! {
-                    () = super::watch::touches(&mut events, &namespace, id) => true,
+                    // A task that changes all the time must not put the deadline off.
+                    biased;
                     () = tokio::time::sleep_until(deadline) => false,
                     () = self.watches.stopping() => false,
+                    () = super::watch::touches(&mut events, &namespace, id) => true,
                 };
             if !woken {
                 let task = Some(self.show(&namespace, &record, &soft, full).await?);

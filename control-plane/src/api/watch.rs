@@ -14,7 +14,7 @@ use hive_core::id::{AgentId, Namespace, Revision, TaskId};
 use hive_core::record::{Key, Record};
 use hive_proto::v1;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -155,20 +155,16 @@ impl Watches {
         }))
     }
 
-    fn start<T: Source>(
-        &self,
-        source: T,
-        events: broadcast::Receiver<Event>,
-        place: Place,
-    ) -> mpsc::Receiver<Sent<T::Item>> {
+    fn start<T: Source>(&self, source: T, events: broadcast::Receiver<Event>, place: Place) -> Telling<Sent<T::Item>> {
         let (sender, told) = mpsc::channel(self.buffer.min(1024));
-        let watch = Watch { source, events, sender, bookmark: self.bookmark, stop: self.tasks.stopping() };
+        let (last, last_told) = oneshot::channel();
+        let watch = Watch { source, events, sender, last, bookmark: self.bookmark, stop: self.tasks.stopping() };
         self.tasks.spawn(TaskKind::Stream, async move {
             let _place = place;
             watch.run().await;
             Ok(())
         });
-        told
+        Telling { told, last: last_told }
     }
 }
 
@@ -178,7 +174,7 @@ async fn known(handle: &Handle, namespace: &Namespace) -> Result<(bool, Revision
 }
 
 fn map<T: Send + 'static>(
-    told: mpsc::Receiver<Sent<v1::Task>>,
+    told: Telling<Sent<v1::Task>>,
     wrap: impl Fn(v1::TaskEvent) -> T + Send + 'static,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
     unfold(told, move |(told, at)| {
@@ -194,12 +190,27 @@ fn map<T: Send + 'static>(
     })
 }
 
+/// What a watcher is told, and the last word after it.
+struct Telling<T> {
+    told: mpsc::Receiver<T>,
+    last: oneshot::Receiver<T>,
+}
+
+impl<T> Telling<T> {
+    async fn next(&mut self) -> Option<T> {
+        match self.told.recv().await {
+            Some(next) => Some(next),
+            None => self.last.try_recv().ok(),
+        }
+    }
+}
+
 fn unfold<A: Send + 'static, B: Send + 'static>(
-    told: mpsc::Receiver<A>,
+    told: Telling<A>,
     wrap: impl Fn(A) -> B + Send + 'static,
 ) -> impl Stream<Item = Result<B, Status>> + Send + 'static {
     futures_util::stream::unfold((told, wrap), |(mut told, wrap)| async move {
-        let next = told.recv().await?;
+        let next = told.next().await?;
         Some((Ok(wrap(next)), (told, wrap)))
     })
 }
@@ -223,6 +234,7 @@ struct Watch<T: Source> {
     source: T,
     events: broadcast::Receiver<Event>,
     sender: mpsc::Sender<Sent<T::Item>>,
+    last: oneshot::Sender<Sent<T::Item>>,
     bookmark: Duration,
     stop: CancellationToken,
 }
@@ -238,7 +250,7 @@ impl<T: Source> Watch<T> {
                     }
                 }
                 Ok(None) => break,
-                Err(_) => return self.resync().await,
+                Err(_) => return self.resync(),
             }
         }
         let at = self.source.at();
@@ -247,6 +259,10 @@ impl<T: Source> Watch<T> {
         }
         while !self.source.is_over() {
             let event = tokio::select! {
+                // Events that never cease must not put the end off.
+                biased;
+                () = self.sender.closed() => return,
+                () = self.stop.cancelled() => return self.resync(),
                 event = self.events.recv() => event,
                 () = tokio::time::sleep(self.bookmark) => {
                     if self.sender.send((Told::Bookmark, self.source.at())).await.is_err() {
@@ -254,12 +270,10 @@ impl<T: Source> Watch<T> {
                     }
                     continue;
                 }
-                () = self.sender.closed() => return,
-                () = self.stop.cancelled() => return self.resync().await,
             };
             let heard = match event {
                 Ok(event) => self.source.hear(&event).await,
-                Err(RecvError::Lagged(_) | RecvError::Closed) => return self.resync().await,
+                Err(RecvError::Lagged(_) | RecvError::Closed) => return self.resync(),
             };
             match heard {
                 Ok(told) => {
@@ -267,7 +281,7 @@ impl<T: Source> Watch<T> {
                         return;
                     }
                 }
-                Err(_) => return self.resync().await,
+                Err(_) => return self.resync(),
             }
         }
     }
@@ -283,11 +297,10 @@ impl<T: Source> Watch<T> {
         true
     }
 
-    async fn resync(&self) {
+    /// The last word, for which there is always room: it follows what the watcher has not read yet.
+    fn resync(self) {
         metrics::watch_dropped();
-        // A watcher that does not even take this is cut when its connection is.
-        let last = self.sender.send((Told::Resync, self.source.at()));
-        let _gone = tokio::time::timeout(Duration::from_secs(5), last).await;
+        let _gone = self.last.send((Told::Resync, self.source.at()));
     }
 }
 

@@ -133,14 +133,23 @@ impl<S: Store> Driver<S> {
                 return Ok(());
             }
             tokio::select! {
-                landed = landed(&mut self.flight) => self.land(landed).await?,
+                // A full mailbox must not put the clock off; and a simulated run is to repeat.
+                biased;
+                landed = landed(&mut self.flight) => if self.land(landed)? == Next::TakeOver {
+                    tokio::select! {
+                        biased;
+                        taken = self.take_over() => taken?,
+                        // Whoever waits learns that the outcome is unknown.
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                },
+                () = stop.cancelled(), if !stopping => continue,
+                _ = tick.tick() => self.step(Input::Tick),
+                _ = census.tick() => self.count(),
                 request = self.mailbox.recv(), if self.machine.is_ready() => match request {
                     Some(request) => self.take(request),
                     None => return Ok(()),
                 },
-                _ = tick.tick() => self.step(Input::Tick),
-                _ = census.tick() => self.count(),
-                () = stop.cancelled(), if !stopping => continue,
             }
             let mut taken = 1;
             while taken < SITTING && self.machine.is_ready() {
@@ -194,8 +203,8 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    async fn land(&mut self, result: Result<Revision, CommitError>) -> Result<(), Error> {
-        let Some(flight) = self.flight.take() else { return Ok(()) };
+    fn land(&mut self, result: Result<Revision, CommitError>) -> Result<Next, Error> {
+        let Some(flight) = self.flight.take() else { return Ok(Next::GoOn) };
         let landing = match result {
             Ok(_) => {
                 metrics::store_committed(flight.records, flight.since.elapsed_by_clock());
@@ -214,9 +223,8 @@ impl<S: Store> Driver<S> {
             }
         };
         match self.machine.land(self.clock.now(), landing, &mut || self.random.next()) {
-            Next::GoOn => Ok(()),
-            Next::TakeOver => self.take_over().await,
             Next::StepDown => Err(Error::Fenced),
+            next => Ok(next),
         }
     }
 

@@ -67,8 +67,10 @@ impl<S: Store> Writer<S> {
     async fn next(&mut self) -> Next {
         while self.waiting.is_empty() {
             let down = tokio::select! {
-                down = self.down.recv() => down,
+                // What waits is offered again to the sidecar's next stream.
+                biased;
                 () = self.stop.cancelled() => None,
+                down = self.down.recv() => down,
             };
             match down {
                 // Also when the driver, stopping too, has let go of the stream first.

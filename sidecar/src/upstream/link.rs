@@ -98,6 +98,7 @@ async fn dial<C: Connect>(
     events: &mpsc::Sender<LinkEvent>,
 ) -> Option<(Channel, mpsc::Receiver<SessionRequest>)> {
     let dialled = tokio::select! {
+        biased;
         dialled = connect.connect(endpoint) => dialled,
         // Nothing is sent before the connection stands, so this is the end of the queue.
         _ = queue.recv() => return None,
@@ -150,6 +151,7 @@ async fn talk(
         }
     };
     tokio::select! {
+        biased;
         end = read => end,
         () = write => LinkEnd::Broken,
     }
