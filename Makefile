@@ -13,6 +13,11 @@ LOCKED := $(if $(CI),--locked)
 # Settings of the verbs below.
 DIR ?=
 ARGS ?=
+QUICK ?=
+ROUNDS ?=
+FAULT ?=
+SEED ?=
+UPDATE ?=
 SEEDS ?= 500
 RUNS ?= 300
 TOOLS ?= cargo-deny
@@ -20,7 +25,7 @@ TOOLS ?= cargo-deny
 SIM := cargo test $(LOCKED) --quiet --profile sim --package hive --test sim
 SIM_ARGS ?= -- --nocapture
 
-.PHONY: help demo dev build check test sim sim-mutants net services tools
+.PHONY: help demo dev build check test sim sim-mutants net faults services-quietly services tools
 
 help: ## list the verbs
 	@echo 'make demo       # build and run Hive on this repository'
@@ -52,7 +57,15 @@ sim-mutants: ## plant bugs and see the simulator catch them; HIVE_MUTANT=name fo
 net: ## run the real shells over a simulated network, RUNS=300 seeds; HIVE_SEED=n replays one
 	@HIVE_NET_RUNS=$(RUNS) cargo test $(LOCKED) --quiet --package hive --test net -- --nocapture
 
-services: ## fetch what tests need from elsewhere (buf, Python gRPC) into target/services
+# Variables of the same names on the command line or in the environment say what is done; see tests/faults/main.rs.
+faults: services-quietly ## crash lab: QUICK=1 each fault once, ROUNDS=n random rounds, FAULT=text, SEED=n
+	@QUICK='$(QUICK)' ROUNDS='$(ROUNDS)' FAULT='$(FAULT)' SEED='$(SEED)' UPDATE='$(UPDATE)' \
+	  cargo test $(LOCKED) --quiet --release --package hive --test faults
+
+services-quietly:
+	@.ci/services >/dev/null || echo 'faults: something is missing (above); what needs it is skipped' >&2
+
+services: ## fetch what tests need from elsewhere (buf, Python gRPC, strace, libfaketime) into target/services
 	@.ci/services
 
 tools: ## build cargo-deny into target/tools; TOOLS="cargo-deny cargo-nextest" for more

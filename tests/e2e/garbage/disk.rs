@@ -1,59 +1,14 @@
 //! Full disks, on file systems small enough to fill. Needs root, to mount them.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fs;
+use std::path::Path;
 
 use hive_sdk::client::TaskSpec;
 use hive_sdk::proto::{self as v1, TaskState};
 
 use super::{refused, serves, submission, submit, unwanted, waits};
 use crate::clients::skip;
-use crate::harness::{AgentDef, LONG, Rig, eventually};
-
-const MIB: u64 = 1 << 20;
-
-/// A file system in memory; gone when this is, even if somebody still uses it.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: &Path, mib: u64) -> Option<Self> {
-        fs::create_dir_all(at).expect("a mount point");
-        let size = format!("size={mib}m,mode=0700");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "hive-e2e"])
-            .arg(at)
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-        mounted.then(|| Self(at.to_owned()))
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.0).expect("statvfs");
-        stat.f_bavail * stat.f_frsize
-    }
-
-    /// Leaves about so many bytes free.
-    fn fill(&self, leave: u64) -> PathBuf {
-        let path = self.0.join("lost+found");
-        let mut file = File::options().create(true).append(true).open(&path).expect("a file");
-        while self.free() > leave {
-            let step = usize::try_from((self.free() - leave).min(MIB)).expect("a size");
-            if file.write_all(&vec![0; step]).is_err() {
-                break;
-            }
-        }
-        path
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _status = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use crate::harness::{AgentDef, LONG, MIB, Rig, Small, eventually};
 
 fn small(test: &str, at: &Path, mib: u64) -> Option<Small> {
     let mounted = Small::mount(at, mib);

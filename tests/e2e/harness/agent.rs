@@ -9,7 +9,7 @@ use super::HIVE;
 /// The declaration of one agent in `sidecar.toml`.
 #[derive(Debug, Clone)]
 pub(crate) struct AgentDef {
-    pub(crate) id: String,
+    id: String,
     runtime: &'static str,
     capabilities: Vec<String>,
     slots: u32,
@@ -44,9 +44,14 @@ impl AgentDef {
         Self::command(id, capabilities, &["sh", "-c", script])
     }
 
+    /// A process that lives for many tasks.
+    pub(crate) fn process(id: &str, capabilities: &[&str], argv: &[&str]) -> Self {
+        Self::new(id, "process", capabilities, argv).restart("100ms")
+    }
+
     /// `hive demo-agent`: capabilities `wc` and `echo`; echo understands sleep_ms, ask, fail and retryable.
     pub(crate) fn demo(id: &str) -> Self {
-        Self::new(id, "process", &["wc", "echo"], &[HIVE, "demo-agent"]).restart("100ms")
+        Self::process(id, &["wc", "echo"], &[HIVE, "demo-agent"])
     }
 
     /// This test binary as an agent: adds a line "task attempt" to `log` for each attempt it is
@@ -55,9 +60,7 @@ impl AgentDef {
         let own = std::env::current_exe().expect("this binary");
         let own = own.to_str().expect("a path that is UTF-8");
         let argv = [own, "--exact", super::ledger::ENTRY, "--nocapture", "--test-threads=1"];
-        Self::new(id, "process", capabilities, &argv)
-            .env(super::ledger::LOG, log.to_str().expect("a path that is UTF-8"))
-            .restart("100ms")
+        Self::process(id, capabilities, &argv).env(super::ledger::LOG, log.to_str().expect("a path that is UTF-8"))
     }
 
     pub(crate) fn slots(mut self, slots: u32) -> Self {
@@ -85,6 +88,10 @@ impl AgentDef {
     pub(crate) fn line(mut self, line: &str) -> Self {
         let _ = writeln!(self.extra, "{line}");
         self
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn toml(&self) -> String {

@@ -9,6 +9,17 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// Microseconds since the machine's boot: the same clock in every process, and in `/proc/uptime`.
+pub(crate) fn uptime_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// Between two looks of a thread at a condition that has a deadline.
 pub(crate) fn nap() {
     std::thread::sleep(Duration::from_millis(10));

@@ -17,15 +17,23 @@ pub(crate) const ENTRY: &str = "harness::ledger::agent_process";
 #[test]
 fn agent_process() {
     let Ok(log) = std::env::var(LOG) else { return };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let handle = move |task: Task| {
+    serve(move |task: Task| {
         let log = log.clone();
         async move {
             write(Path::new(&log), task.id(), task.attempt());
             work(&task).await
         }
-    };
+    });
+}
+
+/// Is an agent until its sidecar goes.
+pub(crate) fn serve<F, Fut>(handle: F)
+where
+    F: Fn(Task) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Output, hive_sdk::Failure>> + Send + 'static,
+{
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let served = runtime.block_on(async { Agent::from_env().expect("started by a sidecar").serve(handle).await });
     if let Err(error) = served {
         eprintln!("the agent stopped: {error:?}");
@@ -39,7 +47,8 @@ fn write(log: &Path, task: &str, attempt: u32) {
     file.write_all(format!("{task} {attempt}\n").as_bytes()).expect("write the list");
 }
 
-async fn work(task: &Task) -> Result<Output, hive_sdk::Failure> {
+/// Sleeps for as long as the payload says and gives it back.
+pub(crate) async fn work(task: &Task) -> Result<Output, hive_sdk::Failure> {
     let wish: Value = task.json().unwrap_or_default();
     if let Some(ms) = wish["sleep_ms"].as_u64()
         && tokio::time::timeout(Duration::from_millis(ms), task.cancelled()).await.is_ok()

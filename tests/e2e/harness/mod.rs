@@ -4,11 +4,12 @@
 //! A test makes a [`Rig`] (one control plane, any number of sidecars), talks to it by
 //! [`Rig::client`] or [`Rig::hive`], and waits with [`eventually`]. Whatever a rig started, and
 //! whatever that started, is killed when the rig goes; logs are printed if the test failed.
-#![allow(dead_code, reason = "a kit: not every piece is in use at all times")]
+#![allow(dead_code, unused_imports, reason = "a kit: not every piece is in use at all times")]
 
 mod agent;
 mod cli;
 mod clock;
+mod disk;
 mod ledger;
 mod port;
 mod process;
@@ -19,8 +20,9 @@ mod wait;
 
 pub(crate) use agent::AgentDef;
 pub(crate) use cli::{Ended, hive};
-pub(crate) use clock::{Rng, now, seed, spawn};
-pub(crate) use ledger::executions;
+pub(crate) use clock::{Rng, nap, now, seed, spawn, unix_seconds, uptime_us};
+pub(crate) use disk::{MIB, Small};
+pub(crate) use ledger::{executions, serve, work};
 pub(crate) use port::Port;
 pub(crate) use process::Proc;
 pub(crate) use procfs::{alive, processes_with, signal};

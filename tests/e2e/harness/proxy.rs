@@ -8,11 +8,14 @@ use tokio::sync::watch;
 
 use super::clock::spawn;
 
-/// Forwards connections; while it is cut, bytes are kept back and nobody is told.
+/// Forwards connections; while a direction is cut, its bytes are kept back and nobody is told.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
-    cut: watch::Sender<bool>,
+    up: watch::Sender<bool>,
+    down: watch::Sender<bool>,
+    /// Counts the times all connections were reset.
+    resets: watch::Sender<u64>,
     running: tokio::task::JoinHandle<()>,
 }
 
@@ -21,22 +24,27 @@ impl Proxy {
     pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (cut, is_cut) = watch::channel(false);
+        let (up, up_cut) = watch::channel(false);
+        let (down, down_cut) = watch::channel(false);
+        let (resets, reset) = watch::channel(0);
         let running = spawn(async move {
             loop {
                 let Ok((near, _)) = listener.accept().await else { continue };
-                let is_cut = is_cut.clone();
+                let (up_cut, down_cut) = (up_cut.clone(), down_cut.clone());
+                let mut reset = reset.clone();
+                reset.mark_unchanged();
                 spawn(async move {
                     let Ok(far) = TcpStream::connect(server).await else { return };
                     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
                     tokio::select! {
-                        () = copy(near_in, far_out, is_cut.clone()) => {}
-                        () = copy(far_in, near_out, is_cut) => {}
+                        () = copy(near_in, far_out, up_cut) => {}
+                        () = copy(far_in, near_out, down_cut) => {}
+                        _ = reset.changed() => {}
                     }
                 });
             }
         });
-        Self { address, cut, running }
+        Self { address, up, down, resets, running }
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -45,12 +53,29 @@ impl Proxy {
 
     /// From now on nothing passes, in either direction.
     pub(crate) fn cut(&self) {
-        self.cut.send_replace(true);
+        self.cut_up();
+        self.cut_down();
+    }
+
+    /// From now on nothing passes to the control plane.
+    pub(crate) fn cut_up(&self) {
+        self.up.send_replace(true);
+    }
+
+    /// From now on nothing passes from the control plane.
+    pub(crate) fn cut_down(&self) {
+        self.down.send_replace(true);
     }
 
     /// From now on all passes, what was kept back first.
     pub(crate) fn mend(&self) {
-        self.cut.send_replace(false);
+        self.up.send_replace(false);
+        self.down.send_replace(false);
+    }
+
+    /// Ends all connections there are; new ones are taken.
+    pub(crate) fn reset(&self) {
+        self.resets.send_modify(|count| *count += 1);
     }
 }
 

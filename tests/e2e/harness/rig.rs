@@ -1,6 +1,7 @@
 //! One control plane and its sidecars on this machine, in a folder of their own.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(crate) struct Rig {
     control_plane: Option<Proc>,
     sidecars: BTreeMap<String, Proc>,
     settings: BTreeMap<String, String>,
+    /// Environment of all processes.
+    env: BTreeMap<String, String>,
     /// Where a sidecar dials, if not the control plane itself.
     servers: BTreeMap<String, String>,
     dir: TempDir,
@@ -69,6 +72,7 @@ impl Rig {
             control_plane: None,
             sidecars: BTreeMap::new(),
             settings: BTreeMap::new(),
+            env: BTreeMap::new(),
             servers: BTreeMap::new(),
             dir,
             port: Port::reserve(),
@@ -83,6 +87,11 @@ impl Rig {
     /// A setting from the control plane's next start on.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// A variable of every process from its next start on.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -101,7 +110,7 @@ impl Rig {
                 command.env_remove(name);
             }
         }
-        command.env("E2E_RIG", self.path()).env("NO_COLOR", "1");
+        command.env("E2E_RIG", self.path()).env("NO_COLOR", "1").envs(&self.env);
     }
 
     /// A control plane's command line on this rig's data and ports.
@@ -152,7 +161,7 @@ impl Rig {
         self.start_control_plane().await;
     }
 
-    fn sidecar_folder(&self, id: &str) -> PathBuf {
+    pub(crate) fn sidecar_folder(&self, id: &str) -> PathBuf {
         self.path().join(id)
     }
 
@@ -173,15 +182,21 @@ impl Rig {
         self.declare_sidecar(id, agents);
         self.start_sidecar(id);
         for agent in agents {
-            self.phase(&agent.id, AgentPhase::Ready).await;
+            self.phase(agent.id(), AgentPhase::Ready).await;
         }
     }
 
     /// [`Rig::sidecar`] over a wire that can be cut.
     pub(crate) async fn sidecar_by_wire(&mut self, id: &str, agents: &[AgentDef]) -> Proxy {
+        let proxy = self.wire(id).await;
+        self.sidecar(id, agents).await;
+        proxy
+    }
+
+    /// A wire for a sidecar, from its next start on.
+    pub(crate) async fn wire(&mut self, id: &str) -> Proxy {
         let proxy = Proxy::to(self.port.address()).await;
         self.servers.insert(id.to_owned(), proxy.endpoint());
-        self.sidecar(id, agents).await;
         proxy
     }
 
@@ -206,6 +221,10 @@ impl Rig {
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.port.address())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 
     pub(crate) fn ops(&self) -> String {
@@ -299,14 +318,19 @@ impl Rig {
 
     /// The value of a counter or gauge of the control plane whose line begins so; 0 without one.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
+        self.try_metric(name).await.expect("the ops port")
+    }
+
+    /// The same while the control plane may be away.
+    pub(crate) async fn try_metric(&self, name: &str) -> std::io::Result<f64> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.ops.address()).await.expect("the ops port");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("ask");
+        let mut stream = tokio::net::TcpStream::connect(self.ops.address()).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
         let mut text = Vec::new();
-        stream.read_to_end(&mut text).await.expect("an answer");
+        stream.read_to_end(&mut text).await?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.rsplit_once(' ')?.1.parse().ok());
-        value.unwrap_or(0.0)
+        Ok(value.unwrap_or(0.0))
     }
 
     fn print_logs(&self) {
