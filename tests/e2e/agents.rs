@@ -3,7 +3,7 @@
 use hive_sdk::client::TaskSpec;
 use hive_sdk::proto::{AgentPhase, AgentSpec, TaskState};
 
-use crate::harness::{AgentDef, Rig, alive, soon};
+use crate::harness::{AgentDef, LONG, Rig, alive, soon};
 use crate::programs::Gate;
 
 #[tokio::test]
@@ -80,4 +80,24 @@ async fn removal_by_force_ends_what_runs_and_another_takes_it() {
     gate.open();
     let (task, text) = rig.result(id).await;
     assert_eq!((text.as_str(), task.attempt), ("cmd-2 2\n", 2));
+}
+
+#[tokio::test]
+async fn an_agent_declared_twice_costs_a_sidecar_no_other() {
+    let mut rig = Rig::new().await;
+    let agent = |id: &str| AgentDef::script(id, &[id], "echo $HIVE_AGENT_ID");
+    rig.sidecar("sidecar-1", &[agent("cmd-1")]).await;
+    rig.declare_sidecar("sidecar-2", &[agent("cmd-1"), agent("cmd-2")]);
+    rig.start_sidecar("sidecar-2");
+    let work = async |rig: &Rig, capability: &str| {
+        let id = rig.submit(TaskSpec::new(capability)).await.id();
+        rig.result(id).await.1
+    };
+    assert_eq!(work(&rig, "cmd-2").await, "cmd-2\n");
+    assert_eq!(work(&rig, "cmd-1").await, "cmd-1\n");
+    let said = rig.sidecar_process("sidecar-2").log();
+    assert!(said.contains("another sidecar hosts this agent"), "{said}");
+    // When its host lets it go, the other one takes it over.
+    assert!(rig.sidecar_process("sidecar-1").terminate(LONG).await.success());
+    assert_eq!(work(&rig, "cmd-1").await, "cmd-1\n");
 }

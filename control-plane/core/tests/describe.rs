@@ -91,6 +91,9 @@ impl Script {
                 for (agent, desired) in w.agents.iter().filter(|(_, d)| *d != Default::default()) {
                     let _infallible = write!(text, ", {agent} {desired:?}");
                 }
+                for (agent, host) in &w.in_use {
+                    let _infallible = write!(text, ", {agent} is at {host}");
+                }
                 text
             }
             ToSidecar::Assign(a) => format!("assign {} as {}", self.attempt(&a.task.token()), a.number),

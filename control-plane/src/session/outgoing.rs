@@ -268,6 +268,11 @@ fn welcome_out(welcome: Welcome) -> pb::Welcome {
         agents: welcome.agents.into_iter().map(|(id, desired)| drain(id.as_str(), desired)).collect(),
         replicas: Vec::new(),
         capability_flags: Vec::new(),
+        in_use: welcome
+            .in_use
+            .into_iter()
+            .map(|(agent, host)| pb::AgentInUse { agent_id: agent.to_string(), sidecar_id: host.to_string() })
+            .collect(),
     }
 }
 

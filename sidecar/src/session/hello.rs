@@ -101,6 +101,13 @@ impl Session {
         for drain in welcome.agents {
             self.drain(drain, out);
         }
+        for taken in welcome.in_use {
+            tracing::error!(
+                agent = taken.agent_id,
+                sidecar = taken.sidecar_id,
+                "another sidecar hosts this agent and is alive: no work comes here for it until that one lets it go"
+            );
+        }
     }
 
     /// What an earlier stream may have lost.

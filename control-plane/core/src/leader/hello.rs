@@ -45,6 +45,7 @@ impl Leader {
             hello.agents.iter().map(|declared| declared.removed && elsewhere(&declared.credit.agent)).collect();
         let mut passed_over = passed_over.into_iter();
         hello.agents.retain(|_| !passed_over.next().unwrap_or(false));
+        let in_use = self.refuse_in_use(&mut hello);
         match self.try_admit(now, connection, &hello, random(), out) {
             Err(cause) => {
                 if self.hosts.by_connection(connection).is_none() {
@@ -80,6 +81,7 @@ impl Leader {
                     epoch,
                     open: false,
                     hello: Some(hello),
+                    in_use,
                     sent: AssignNumber::default(),
                     kill_after: Default::default(),
                     unreceipted: Default::default(),
@@ -88,6 +90,37 @@ impl Leader {
                     out.push(Output::Close { connection: replaced, cause: CloseCause::SessionStale });
                 }
             }
+        }
+    }
+
+    /// Takes those agents out that another live sidecar hosts: one wrong line in a sidecar's file must
+    /// not cost it the others. If nothing is left the whole hello is refused.
+    fn refuse_in_use(&self, hello: &mut Hello) -> Vec<(AgentId, SidecarId)> {
+        let mut in_use = Vec::new();
+        for declared in &hello.agents {
+            let id = &declared.credit.agent;
+            let host = self.state.space(&hello.namespace).and_then(|space| space.agent(id)?.host.clone());
+            if let Some(host) = host.filter(|_| self.is_in_use(&hello.namespace, &hello.sidecar, id)) {
+                in_use.push((id.clone(), host));
+            }
+        }
+        if in_use.len() < hello.agents.len() {
+            hello.agents.retain(|declared| in_use.iter().all(|(id, _)| *id != declared.credit.agent));
+            in_use
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Lets sidecars say hello again that were refused an agent which is free by now.
+    pub(super) fn offer_hosting(&mut self, out: &mut Vec<Output>) {
+        let free = |((namespace, sidecar), session): &(&(Namespace, SidecarId), &Session)| {
+            session.in_use.iter().any(|(agent, _)| !self.is_in_use(namespace, sidecar, agent))
+        };
+        let again: Vec<Connection> = self.hosts.refused().filter(free).map(|(_, session)| session.connection).collect();
+        for connection in again {
+            self.hang_up(connection, out);
+            self.park(Parked::Close { connection, cause: CloseCause::SessionStale }, out);
         }
     }
 
@@ -104,7 +137,7 @@ impl Leader {
         let space = self.state.space(namespace).ok_or(rejected(Rejection::NamespaceNotFound))?;
         let ctx = Context { namespace, now, random };
         for declared in &hello.agents {
-            let command = self.host_command(now, namespace, &hello.sidecar, declared);
+            let command = self.host_command(namespace, &hello.sidecar, declared);
             rules::decide(&self.state, command, &ctx).map_err(rejected)?;
         }
         let known = space.sidecar(&hello.sidecar).map(|r| r.boot);
@@ -128,14 +161,19 @@ impl Leader {
         Ok(epoch)
     }
 
-    fn host_command(&self, now: Time, namespace: &Namespace, host: &SidecarId, declared: &Declared) -> Command {
+    fn host_command(&self, namespace: &Namespace, host: &SidecarId, declared: &Declared) -> Command {
         let id = declared.credit.agent.clone();
-        let other = self.state.space(namespace).and_then(|s| s.agent(&id)).and_then(|agent| agent.host.clone());
-        let rival = other.is_some_and(|other| {
-            let left = self.hosts.get(&(namespace.clone(), other.clone())).is_some_and(|host| host.left);
-            other != *host && !left && (self.may_live(now, namespace, &other) || !self.is_lost(namespace, &id))
-        });
+        let rival = self.is_in_use(namespace, host, &id);
         Command::HostAgent { host: host.clone(), id, spec: declared.spec.clone(), digest: declared.digest, rival }
+    }
+
+    /// Another sidecar hosts it, which has neither left nor been silent for a grace.
+    fn is_in_use(&self, namespace: &Namespace, host: &SidecarId, agent: &AgentId) -> bool {
+        let other = self.state.space(namespace).and_then(|s| s.agent(agent)).and_then(|agent| agent.host.clone());
+        other.is_some_and(|other| {
+            let left = self.hosts.get(&(namespace.clone(), other.clone())).is_some_and(|host| host.left);
+            other != *host && !left && !self.is_lost(namespace, agent)
+        })
     }
 
     fn is_lost(&self, namespace: &Namespace, agent: &AgentId) -> bool {
@@ -161,7 +199,7 @@ impl Leader {
         out: &mut Vec<Output>,
     ) {
         let Some((namespace, sidecar)) = self.host_key(connection) else { return };
-        let command = self.host_command(now, &namespace, &sidecar, &declared);
+        let command = self.host_command(&namespace, &sidecar, &declared);
         if let Err(rejection) = self.decide(now, &namespace, command, random, out) {
             self.hang_up(connection, out);
             self.park(Parked::Close { connection, cause: CloseCause::Rejected(rejection) }, out);
@@ -180,6 +218,7 @@ impl Leader {
         let Some(session) = self.hosts.session_mut(connection) else { return };
         let epoch = session.epoch;
         let Some(hello) = session.hello.clone() else { return };
+        let in_use = session.in_use.clone();
         let listed: BTreeMap<TaskId, &super::Listed> =
             hello.attempts.iter().map(|listed| (listed.token.task, listed)).collect();
         let Some(space) = self.state.spaces.get_mut(&namespace) else { return };
@@ -248,6 +287,7 @@ impl Leader {
             kill_after,
             verdicts,
             agents,
+            in_use,
             revision: self.revision(),
         });
         self.park(Parked::Welcome { connection, welcome }, out);

@@ -19,6 +19,8 @@ pub(super) struct Session {
     /// Its welcome has been told; before that nothing else is.
     pub open: bool,
     pub hello: Option<Box<Hello>>,
+    /// Agents it declared and another sidecar hosts.
+    pub in_use: Vec<(AgentId, SidecarId)>,
     pub sent: AssignNumber,
     /// What its welcome says: after so much silence it ends its STOP attempts.
     pub kill_after: Duration,
@@ -70,6 +72,12 @@ impl Hosts {
         let sessions = self.by_key.values().filter_map(|host| host.session.as_ref());
         let overdue = sessions.filter(|s| s.unreceipted.front().is_some_and(|(_, at, ..)| *at <= sent));
         overdue.map(|session| session.connection).collect()
+    }
+
+    /// Sessions that were refused some of their agents.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&HostKey, &Session)> {
+        let sessions = self.by_key.iter().filter_map(|(key, host)| Some((key, host.session.as_ref()?)));
+        sessions.filter(|(_, session)| !session.in_use.is_empty())
     }
 
     pub(super) fn by_connection(&self, connection: Connection) -> Option<&HostKey> {

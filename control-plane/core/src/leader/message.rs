@@ -168,6 +168,8 @@ pub struct Welcome {
     pub verdicts: Vec<AttemptVerdict>,
     /// What is wanted of each agent.
     pub agents: Vec<(AgentId, Desired)>,
+    /// Agents it may not host, because this other sidecar does and may be alive.
+    pub in_use: Vec<(AgentId, SidecarId)>,
     /// Read at.
     pub revision: Revision,
 }

@@ -33,6 +33,7 @@ impl Leader {
             self.last_sweep = now;
             self.lost_this_second = 0;
             self.watch_hosts(now, out);
+            self.offer_hosting(out);
             self.retain(now);
         }
     }
