@@ -98,7 +98,8 @@ impl Watches {
         let first = handle.read(move |view| find(view, &ns, id, now)).await??;
         let source =
             OneTask { handle: handle.clone(), namespace, id, full, first: Some(first), told: false, over: false };
-        Ok(map(self.start(source, events, place), |event| v1::WatchTaskResponse { event: Some(event) }))
+        let told = self.start(source, events, place);
+        Ok(unfold(told, |told| v1::WatchTaskResponse { event: Some(task_event(told, |task| task)) }))
     }
 
     pub(super) async fn tasks(
@@ -115,6 +116,7 @@ impl Watches {
             return Err(super::refusal::rejection(&hive_core::rejection::Rejection::NamespaceNotFound));
         }
         let next = if snapshot { Next::From(None) } else { Next::Done };
+        let ns = namespace.clone();
         let source = AllTasks {
             handle: handle.clone(),
             namespace,
@@ -126,7 +128,8 @@ impl Watches {
             ahead: Default::default(),
             at,
         };
-        Ok(map(self.start(source, events, place), |event| v1::WatchTasksResponse { event: Some(event) }))
+        let told = self.start(source, events, place);
+        Ok(unfold(told, move |told| v1::WatchTasksResponse { event: Some(task_event(told, |item| item.show(&ns))) }))
     }
 
     pub(super) async fn agents(
@@ -173,21 +176,16 @@ async fn known(handle: &Handle, namespace: &Namespace) -> Result<(bool, Revision
     Ok(handle.read(move |view| (view.has(&ns), view.revision())).await?)
 }
 
-fn map<T: Send + 'static>(
-    told: Telling<Sent<v1::Task>>,
-    wrap: impl Fn(v1::TaskEvent) -> T + Send + 'static,
-) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
-    unfold(told, move |(told, at)| {
-        let (kind, task) = match told {
-            Told::Snapshot(task) => (v1::TaskEventKind::Snapshot, Some(task)),
-            Told::Sync => (v1::TaskEventKind::Sync, None),
-            Told::Changed(task) => (v1::TaskEventKind::Changed, Some(task)),
-            Told::Deleted(task) => (v1::TaskEventKind::Deleted, Some(task)),
-            Told::Bookmark => (v1::TaskEventKind::Bookmark, None),
-            Told::Resync => (v1::TaskEventKind::Resync, None),
-        };
-        wrap(v1::TaskEvent { kind: kind.into(), task, revision: Some(revision(at)) })
-    })
+fn task_event<T>((told, at): Sent<T>, show: impl FnOnce(T) -> v1::Task) -> v1::TaskEvent {
+    let (kind, task) = match told {
+        Told::Snapshot(task) => (v1::TaskEventKind::Snapshot, Some(task)),
+        Told::Sync => (v1::TaskEventKind::Sync, None),
+        Told::Changed(task) => (v1::TaskEventKind::Changed, Some(task)),
+        Told::Deleted(task) => (v1::TaskEventKind::Deleted, Some(task)),
+        Told::Bookmark => (v1::TaskEventKind::Bookmark, None),
+        Told::Resync => (v1::TaskEventKind::Resync, None),
+    };
+    v1::TaskEvent { kind: kind.into(), task: task.map(show), revision: Some(revision(at)) }
 }
 
 /// What a watcher is told, and the last word after it.
@@ -327,6 +325,22 @@ struct OneTask {
     first: Option<(Arc<hive_core::record::TaskRecord>, hive_core::leader::TaskSoft, Revision)>,
     told: bool,
     over: bool,
+}
+
+/// A task that waits to be told. It is made into a message when it leaves: a watch that is not read
+/// holds records which are there anyway, not a thousand messages of its own.
+enum Waiting {
+    Task(Arc<hive_core::record::TaskRecord>, hive_core::leader::TaskSoft),
+    Deleted(TaskId),
+}
+
+impl Waiting {
+    fn show(self, namespace: &Namespace) -> v1::Task {
+        match self {
+            Self::Task(record, soft) => convert::task(namespace, &record, &soft, false),
+            Self::Deleted(id) => deleted_task(namespace, id),
+        }
+    }
 }
 
 enum Next<T> {

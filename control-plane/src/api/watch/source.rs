@@ -59,17 +59,20 @@ impl AllTasks {
 }
 
 impl Source for AllTasks {
-    type Item = v1::Task;
+    type Item = Waiting;
 
-    async fn page(&mut self) -> Result<Option<Vec<Sent<v1::Task>>>, Refusal> {
+    async fn page(&mut self) -> Result<Option<Vec<Sent<Waiting>>>, Refusal> {
         let Next::From(below) = &self.next else { return Ok(None) };
         let (ns, below, filter) = (self.namespace.clone(), *below, self.filter.clone());
         let read = move |view: &View<'_>| {
             let (tasks, next) =
                 view.tasks(&ns, below, LOOK, PAGE, |task| filter.matches(task, &view.task_soft(&ns, task)));
             let living: Vec<_> = tasks.iter().filter(|task| !task.is_ended()).map(|task| task.id).collect();
-            let tasks: Vec<_> =
-                tasks.iter().map(|task| convert::task(&ns, task, &view.task_soft(&ns, task), false)).collect();
+            let show = |task: Arc<_>| {
+                let soft = view.task_soft(&ns, &task);
+                Waiting::Task(task, soft)
+            };
+            let tasks: Vec<_> = tasks.into_iter().map(show).collect();
             (tasks, living, next, view.revision())
         };
         let (tasks, living, next, at) = self.handle.read(read).await?;
@@ -86,7 +89,7 @@ impl Source for AllTasks {
         Ok(Some(tasks.into_iter().map(|task| (Told::Snapshot(task), at)).collect()))
     }
 
-    async fn hear(&mut self, event: &Event) -> Result<Vec<Sent<v1::Task>>, Refusal> {
+    async fn hear(&mut self, event: &Event) -> Result<Vec<Sent<Waiting>>, Refusal> {
         let mut told = Vec::new();
         let namespace = self.namespace.clone();
         for (key, record, at, committed) in about(event, &namespace) {
@@ -101,19 +104,19 @@ impl Source for AllTasks {
                 Some(Record::Task(task)) => {
                     let soft = Default::default();
                     // Also the change by which a task stops matching: whoever saw it must hear it.
-                    let (ns, id) = (namespace.clone(), *id);
+                    let id = *id;
                     let matched = self.filter.matches(task, &soft);
                     if matched || self.followed.remove(&id) {
                         if matched && self.filter.is_narrow() {
                             self.followed.insert(id);
                         }
-                        told.push((Told::Changed(convert::task(&ns, task, &soft, false)), at));
+                        told.push((Told::Changed(Waiting::Task(Arc::clone(task), soft)), at));
                     }
                     if task.is_ended() {
                         self.followed.remove(&id);
                     }
                 }
-                _ if committed => told.push((Told::Deleted(deleted_task(&namespace, *id)), at)),
+                _ if committed => told.push((Told::Deleted(Waiting::Deleted(*id)), at)),
                 _ => {
                     let (ns, id, now) = (namespace.clone(), *id, self.handle.now());
                     let Ok((task, soft, read_at)) = self.handle.read(move |view| find(view, &ns, id, now)).await?
@@ -126,7 +129,7 @@ impl Source for AllTasks {
                         if read_at > at {
                             self.ahead.insert(id, read_at);
                         }
-                        told.push((Told::Changed(convert::task(&namespace, &task, &soft, false)), at));
+                        told.push((Told::Changed(Waiting::Task(task, soft)), at));
                     }
                 }
             }
