@@ -110,8 +110,9 @@ pub async fn services<S: Store>(
     let hello = config.session.hello;
     let tasks = TaskApi::new(handle.clone(), Arc::clone(&store), watches.clone(), logs.clone(), config);
     let agents = Agents::new(handle.clone(), watches, config);
+    let cluster_id = identity.cluster_id.clone();
     let cluster = Cluster::new(handle.clone(), Arc::clone(&store), identity);
-    let sidecars = Sidecars::new(handle.clone(), store, logs, edge.clone(), hello, content);
+    let sidecars = Sidecars::new(handle.clone(), store, logs, edge.clone(), hello, content, &cluster_id);
 
     let limit = usize::try_from(config.limits.message_bytes.0).unwrap_or(usize::MAX);
     macro_rules! sized {

@@ -106,6 +106,8 @@ pub struct Session {
     failures: u32,
     /// Highest seen.
     leader: Leader,
+    /// Whose leaders are known and whose attempts are held; empty before the first welcome.
+    cluster: String,
     newest: Revision,
     agents: BTreeMap<String, Agent>,
     attempts: BTreeMap<AttemptKey, Attempt>,
@@ -143,6 +145,7 @@ impl Session {
             link: Link::New,
             failures: 0,
             leader: Leader::default(),
+            cluster: String::new(),
             newest: Revision::default(),
             attempts: BTreeMap::new(),
             settled: Settled::default(),
@@ -221,8 +224,9 @@ impl Session {
     }
 
     fn start(&mut self, recovered: Recovered, host_boot: [u8; 16], rng: Rng<'_>, out: &mut Vec<Output>) {
-        let Recovered { boot_id, host_boot: known_host, generation, connection, attempts, settled, desired } =
+        let Recovered { boot_id, host_boot: known_host, cluster, generation, connection, attempts, settled, desired } =
             recovered;
+        self.cluster = cluster;
         self.connection = connection;
         self.settled = settled;
         self.beats.contact = self.now.mono_ms;
@@ -251,6 +255,9 @@ impl Session {
     fn frame(&mut self, connection: Connection, frame: SessionResponse, rng: Rng<'_>, out: &mut Vec<Output>) {
         if !self.link.is_talking(connection) {
             return;
+        }
+        if !self.follow_cluster(&frame, out) {
+            return self.hang_up(rng, out);
         }
         let leader = Leader::from_wire(frame.leader.as_ref());
         if leader < self.leader {

@@ -106,6 +106,9 @@ reasons! {
     SidecarFenced = "SIDECAR_FENCED", PermissionDenied,
         "The sidecar's identity has been replaced by another host's.",
         "The sidecar exits; start it again with its own data folder.";
+    OtherCluster = "OTHER_CLUSTER", FailedPrecondition,
+        "The sidecar holds attempts of another cluster; the control plane was started on another or an emptied data folder.",
+        "Put the old data folder back; or, to give that work up, stop the sidecar and remove its state folder.";
     PageTokenInvalid = "PAGE_TOKEN_INVALID", InvalidArgument,
         "The page token was not given out for this list.",
         "Begin again without a token.";

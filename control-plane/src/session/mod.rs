@@ -40,6 +40,7 @@ pub struct Sidecars<S> {
     tasks: Tasks,
     hello: Duration,
     limits: crate::api::check::Limits,
+    cluster: Arc<str>,
 }
 
 impl<S: Store> Sidecars<S> {
@@ -52,8 +53,9 @@ impl<S: Store> Sidecars<S> {
         tasks: Tasks,
         hello: Duration,
         limits: crate::api::check::Limits,
+        cluster: &str,
     ) -> Self {
-        Self { handle, store, logs, tasks, hello, limits }
+        Self { handle, store, logs, tasks, hello, limits, cluster: cluster.into() }
     }
 }
 
@@ -69,6 +71,7 @@ impl<S: Store> SidecarService for Sidecars<S> {
             .await
             .map_err(|_| Reason::Deadline.status("no hello in time"))??
             .ok_or_else(|| crate::api::error::invalid("messages", "the stream ended before its hello"))?;
+        self.same_cluster(&first)?;
         let messages = self.read(first)?;
         let [FromSidecar::Hello(hello)] = &messages.1[..] else {
             return Err(crate::api::error::invalid("messages", "the first frame must hold a hello and nothing else"));
@@ -103,7 +106,8 @@ impl<S: Store> SidecarService for Sidecars<S> {
             }
             Ok(())
         });
-        let out = outgoing::frames(namespace, from_driver, Arc::clone(&self.store), self.tasks.stopping());
+        let cluster = Arc::clone(&self.cluster);
+        let out = outgoing::frames(namespace, cluster, from_driver, Arc::clone(&self.store), self.tasks.stopping());
         Ok(Response::new(Box::pin(out)))
     }
 
@@ -117,6 +121,31 @@ impl<S: Store> SidecarService for Sidecars<S> {
 }
 
 impl<S> Sidecars<S> {
+    /// What a sidecar holds for another cluster can't be judged here: by our records its tasks never
+    /// were, and its results would be given up.
+    fn same_cluster(&self, first: &pb::SessionRequest) -> Result<(), Status> {
+        for message in &first.messages {
+            if let Some(pb::sidecar_message::Kind::Hello(hello)) = &message.kind
+                && !hello.cluster_id.is_empty()
+                && *hello.cluster_id != *self.cluster
+                && !(hello.running.is_empty() && hello.finished.is_empty())
+            {
+                let held = hello.running.len() + hello.finished.len();
+                let (theirs, ours) = (&hello.cluster_id, &self.cluster);
+                tracing::error!(
+                    sidecar = hello.sidecar_id,
+                    held,
+                    cluster = theirs,
+                    "a sidecar holds attempts of another cluster; it is refused"
+                );
+                return Err(Reason::OtherCluster.status(format!(
+                    "{held} attempts belong to cluster {theirs}, this is cluster {ours}: its data folder is another one or was emptied"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn read(&self, frame: pb::SessionRequest) -> Result<(LeaderEpoch, Vec<FromSidecar>), Status> {
         incoming::frame(frame, &self.limits)
     }

@@ -26,11 +26,13 @@ use crate::store::{Store, codec};
 /// a stop for a crash.
 pub(super) fn frames<S: Store>(
     namespace: Namespace,
+    cluster: Arc<str>,
     down: mpsc::Receiver<Down>,
     store: Arc<S>,
     stop: CancellationToken,
 ) -> impl Stream<Item = Result<pb::SessionResponse, Status>> + Send {
-    let writer = Writer { namespace, down, store, stop, leader: LeaderEpoch::default(), waiting: VecDeque::new() };
+    let writer =
+        Writer { namespace, cluster, down, store, stop, leader: LeaderEpoch::default(), waiting: VecDeque::new() };
     futures_util::stream::unfold(Some(writer), |writer| async move {
         let mut writer = writer?;
         match writer.next().await {
@@ -50,6 +52,7 @@ struct Writer<S> {
     store: Arc<S>,
     stop: CancellationToken,
     namespace: Namespace,
+    cluster: Arc<str>,
     /// Who spoke last.
     leader: LeaderEpoch,
     /// Messages of the driver that did not fit into the last frame.
@@ -113,7 +116,13 @@ impl<S: Store> Writer<S> {
             messages.push(message);
         }
         let mut blobs = blobs.into_iter();
-        frame(self.leader, messages, |_, _| blobs.next().flatten())
+        let mut frame = frame(self.leader, messages, |_, _| blobs.next().flatten())?;
+        for message in &mut frame.messages {
+            if let Some(Kind::Welcome(welcome)) = &mut message.kind {
+                welcome.cluster_id = self.cluster.to_string();
+            }
+        }
+        Ok(frame)
     }
 
     /// A message of the edge's own.
@@ -273,6 +282,7 @@ fn welcome_out(welcome: Welcome) -> pb::Welcome {
             .into_iter()
             .map(|(agent, host)| pb::AgentInUse { agent_id: agent.to_string(), sidecar_id: host.to_string() })
             .collect(),
+        cluster_id: String::new(),
     }
 }
 
@@ -325,7 +335,7 @@ mod tests {
             let (down, from_driver) = mpsc::channel(1);
             let stop = CancellationToken::new();
             let namespace = Namespace::parse("default").expect("a name");
-            let mut frames = Box::pin(frames(namespace, from_driver, Arc::new(NoStore), stop.clone()));
+            let mut frames = Box::pin(frames(namespace, "c".into(), from_driver, Arc::new(NoStore), stop.clone()));
             stop.cancel();
             drop(down);
             let frame = frames.next().await.expect("a last word").expect("not a failure");

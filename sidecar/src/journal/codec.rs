@@ -11,7 +11,7 @@ use crate::session::{Connection, Leader, Revision};
 
 #[derive(Clone, PartialEq, Message)]
 struct Record {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     kind: Option<Kind>,
 }
 
@@ -33,6 +33,8 @@ enum Kind {
     Floor(v1::Revision),
     #[prost(message, tag = "8")]
     Desired(sidecar_v1::Drain),
+    #[prost(string, tag = "9")]
+    Cluster(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -87,6 +89,7 @@ pub(super) fn encode(entry: &Entry) -> Vec<u8> {
         Entry::Boot { boot_id, host_boot } => {
             Kind::Boot(Boot { boot_id: boot_id.to_vec(), host_boot: host_boot.to_vec() })
         }
+        Entry::Cluster(cluster) => Kind::Cluster(cluster.clone()),
         Entry::Generation(generation) => Kind::Generation(*generation),
         Entry::Connection(connection) => Kind::Connection(connection.0),
         Entry::Intent { key, assigned } => Kind::Intent(Intent {
@@ -123,6 +126,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Entry> {
         Kind::Boot(boot) => {
             Entry::Boot { boot_id: boot.boot_id.try_into().ok()?, host_boot: boot.host_boot.try_into().ok()? }
         }
+        Kind::Cluster(cluster) => Entry::Cluster(cluster),
         Kind::Generation(generation) => Entry::Generation(generation),
         Kind::Connection(connection) => Entry::Connection(Connection(connection)),
         Kind::Intent(intent) => Entry::Intent {
@@ -214,6 +218,7 @@ pub(super) mod tests {
             settled(Settlement::Released),
             Entry::Floor(at),
             Entry::Desired { agent: "b".into(), state: DesiredState::Removed },
+            Entry::Cluster("c".into()),
         ]
     }
 

@@ -1,15 +1,16 @@
 //! The inventory, level-triggered: nothing else is needed to resume.
 
 use hive_proto::sidecar_v1::{
-    AgentCredit, FinishedAttempt, Hello, HostedAgent, RunningAttempt, SessionEpoch, SessionRequest, SidecarMessage,
-    Verdict, Welcome, sidecar_message::Kind,
+    AgentCredit, FinishedAttempt, Hello, HostedAgent, RunningAttempt, SessionEpoch, SessionRequest, SessionResponse,
+    SidecarMessage, Verdict, Welcome, control_message::Kind as Said, sidecar_message::Kind,
 };
 use hive_proto::v1::DesiredState;
 
 use super::attempt::{Phase, StopCause};
 use super::link::Link;
 use super::record::Entry;
-use super::types::{Connection, Output, key_of};
+use super::settled::Settled;
+use super::types::{Connection, Leader, Output, Revision, key_of};
 use super::{Agent, Rng, Session, wire};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ impl Session {
             agents: hosted,
             running,
             finished,
+            cluster_id: self.cluster.clone(),
             version: self.settings.version.clone(),
             capability_flags: Vec::new(),
         }))
@@ -71,6 +73,44 @@ impl Session {
         let free_slots = if takes { agent.spec.slots.saturating_sub(self.occupied(id)) } else { 0 };
         let ready = agent.ready && self.stopping.is_none();
         AgentCredit { agent_id: id.to_owned(), free_slots, ready }
+    }
+
+    /// Epochs and revisions count within one cluster. Under another one, whose store knows nothing of
+    /// what was before, this sidecar begins anew, unless it holds what only the old one can settle.
+    pub(super) fn follow_cluster(&mut self, frame: &SessionResponse, out: &mut Vec<Output>) -> bool {
+        let welcomed = frame.messages.iter().find_map(|message| match &message.kind {
+            Some(Said::Welcome(welcome)) => Some(&welcome.cluster_id),
+            _ => None,
+        });
+        let Some(cluster) = welcomed.filter(|cluster| !cluster.is_empty() && **cluster != self.cluster) else {
+            return true;
+        };
+        if !self.cluster.is_empty() {
+            if !self.attempts.is_empty() {
+                tracing::error!(
+                    held = self.attempts.len(),
+                    of = self.cluster,
+                    cluster,
+                    "the control plane leads another cluster than the one whose attempts are held here; they are kept for that one"
+                );
+                return false;
+            }
+            tracing::warn!(
+                before = self.cluster,
+                cluster,
+                "the control plane leads another cluster than before; beginning anew with it"
+            );
+            self.leader = Leader::default();
+            self.newest = Revision::default();
+            self.settled = Settled::default();
+            let changed = self.agents.iter().filter(|(_, agent)| agent.desired != DesiredState::Active);
+            for id in changed.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+                self.desire(&id, DesiredState::Active, out);
+            }
+        }
+        self.cluster.clone_from(cluster);
+        self.append(vec![Entry::Cluster(cluster.clone())], Vec::new(), out);
+        true
     }
 
     pub(super) fn welcomed(&mut self, connection: Connection, welcome: Welcome, rng: Rng<'_>, out: &mut Vec<Output>) {

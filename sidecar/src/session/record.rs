@@ -21,6 +21,8 @@ pub enum Entry {
         /// The kernel's.
         host_boot: [u8; 16],
     },
+    /// The cluster all that follows belongs to. What was settled and wished for in another one is over.
+    Cluster(String),
     /// The generation the control plane gave this boot.
     Generation(u64),
     /// The number of the stream about to be dialled.
@@ -92,6 +94,8 @@ pub struct Recovered {
     pub boot_id: Option<[u8; 16]>,
     /// The host boot it belongs to.
     pub host_boot: [u8; 16],
+    /// The cluster; empty before the first Welcome.
+    pub cluster: String,
     /// Generation of the boot; 0 before the first Welcome.
     pub generation: u64,
     /// Number of the last stream.
@@ -112,6 +116,13 @@ impl Recovered {
                 self.boot_id = Some(boot_id);
                 self.host_boot = host_boot;
                 self.generation = 0;
+            }
+            Entry::Cluster(cluster) => {
+                if !self.cluster.is_empty() && self.cluster != cluster {
+                    self.settled = Settled::default();
+                    self.desired.clear();
+                }
+                self.cluster = cluster;
             }
             Entry::Generation(generation) => self.generation = generation,
             Entry::Connection(connection) => self.connection = self.connection.max(connection),
@@ -150,6 +161,9 @@ impl Recovered {
         let mut entries = Vec::new();
         if let Some(boot_id) = self.boot_id {
             entries.push(Entry::Boot { boot_id, host_boot: self.host_boot });
+        }
+        if !self.cluster.is_empty() {
+            entries.push(Entry::Cluster(self.cluster));
         }
         entries.push(Entry::Generation(self.generation));
         entries.push(Entry::Connection(self.connection));

@@ -43,6 +43,7 @@ pub(super) struct Rig {
     pub(super) running: BTreeMap<AttemptKey, String>,
     pub(super) exit: Option<ExitReason>,
     pub(super) leader: Leader,
+    pub(super) cluster: &'static str,
     pub(super) tails: usize,
     /// The journal has failed since the last crash, so settlements may be told from memory.
     pub(super) failed: bool,
@@ -66,6 +67,7 @@ impl Rig {
             running: BTreeMap::new(),
             exit: None,
             leader: Leader { cluster_generation: 1, number: 1 },
+            cluster: "one",
             tails: 0,
             failed: false,
         };
@@ -249,6 +251,7 @@ impl Rig {
             beat_interval: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
             beat_jitter_permille: 200,
             kill_after: Some(prost_types::Duration { seconds: 25, nanos: 0 }),
+            cluster_id: self.cluster.to_owned(),
             ..wire::Welcome::default()
         })]);
     }

@@ -28,7 +28,7 @@ pub(super) fn reason(status: &Status) -> Option<String> {
 pub fn meaning(status: &Status) -> LinkEnd {
     match reason(status).as_deref() {
         Some("SIDECAR_FENCED") => LinkEnd::Fenced,
-        Some("AGENT_ID_IN_USE" | "SESSION_STALE") => LinkEnd::Occupied,
+        Some("AGENT_ID_IN_USE" | "SESSION_STALE" | "OTHER_CLUSTER") => LinkEnd::Occupied,
         _ => LinkEnd::Broken,
     }
 }

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use hive_sdk::client::TaskSpec;
+use hive_sdk::proto::AgentPhase;
 
 use super::{serves, submission, submit, unwanted};
-use crate::harness::{AgentDef, LONG, Port, Proc, Rig, SIDECAR};
+use crate::harness::{AgentDef, LONG, Port, Proc, Rig, SIDECAR, soon};
+use crate::programs::Gate;
 
 /// Runs a program that must end by itself, and gives its exit code and what it said.
 async fn ends(rig: &Rig, command: Command) -> (i32, String) {
@@ -172,4 +174,38 @@ async fn a_sidecar_that_cannot_start_says_why() {
     assert!(code == 1 && said.contains("s1/state"), "{code}: {said}");
     let id = rig.submit(TaskSpec::new("x").payload("y")).await.id();
     rig.result(id).await;
+}
+
+/// Sidecars meet a control plane whose data folder was emptied under them.
+#[tokio::test]
+async fn an_emptied_folder_is_another_cluster_to_sidecars() {
+    let mut rig = Rig::new().await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("idle", &[AgentDef::script("idle", &["idle"], "cat")]).await;
+    rig.sidecar("busy", &[gate.agent("busy")]).await;
+    let id = rig.submit(TaskSpec::new("idle").payload("before")).await.id();
+    assert_eq!(rig.result(id).await.1, "before");
+    let held = rig.submit(TaskSpec::new("gated")).await.id();
+    gate.begun(1).await;
+    // Its epoch is well above that of a new folder.
+    for _ in 0..3 {
+        rig.crash_control_plane().await;
+    }
+    rig.phase("idle", AgentPhase::Ready).await;
+    rig.control_plane().kill9();
+    let kept = rig.path().join("kept");
+    fs::rename(rig.data(), &kept).expect("put the folder aside");
+    rig.start_control_plane().await;
+    // Who holds nothing begins anew.
+    let id = rig.submit(TaskSpec::new("idle").payload("after")).await.id();
+    assert_eq!(rig.result(id).await.1, "after");
+    // Who does keeps it and says so.
+    soon("the busy one is refused", || rig.sidecar_process("busy").log().contains("OTHER_CLUSTER")).await;
+    gate.open();
+    rig.control_plane().kill9();
+    fs::remove_dir_all(rig.data()).expect("remove the new folder");
+    fs::rename(&kept, rig.data()).expect("put the old one back");
+    rig.start_control_plane().await;
+    let (task, text) = rig.result(held).await;
+    assert_eq!((text.as_str(), task.attempt, gate.runs()), ("busy 1\n", 1, 1));
 }

@@ -191,3 +191,56 @@ fn a_goaway_is_obeyed_and_output_asked_for_is_passed_on() {
     assert_eq!((rig.stream, rig.dialled), (None, before));
     rig.connect();
 }
+
+/// A control plane on an emptied data folder: its epochs and revisions begin anew.
+fn another_cluster(rig: &mut Rig) {
+    rig.cut();
+    rig.cluster = "two";
+    rig.leader.number = 1;
+}
+
+#[test]
+fn another_cluster_is_followed_when_nothing_is_held() {
+    let mut rig = connected();
+    rig.leader.number = 7;
+    work(&mut rig, 1, attempt(9, 1));
+    rig.end(attempt(9, 1), Outcome::Succeeded);
+    rig.down(vec![release(attempt(9, 1), ReleaseKind::Committed, committed(attempt(9, 1)))]);
+    rig.session.settled.raise_floor(super::super::Revision { cluster_generation: 1, seq: 1_000_000 });
+    rig.down(vec![Down::Drain(wire::Drain { agent_id: "a".to_owned(), desired_state: DesiredState::Drained.into() })]);
+    another_cluster(&mut rig);
+    rig.connect();
+    rig.commands.clear();
+    work(&mut rig, 1, attempt(1, 1));
+    assert!(rig.started.contains(&attempt(1, 1)), "what was settled in another cluster rules nothing out");
+    // And so it stays.
+    let held = rig.journal.clone();
+    assert_eq!((held.cluster.as_str(), held.desired.len()), ("two", 0));
+}
+
+#[test]
+fn what_is_held_for_another_cluster_is_kept_for_it() {
+    let mut rig = connected();
+    rig.leader.number = 7;
+    work(&mut rig, 1, attempt(1, 1));
+    rig.end(attempt(1, 1), Outcome::Succeeded);
+    another_cluster(&mut rig);
+    for _ in 0..3 {
+        rig.pass(20_000);
+        rig.dial();
+        rig.told();
+        rig.welcome();
+        assert_eq!(rig.stream, None, "it does not stay");
+        assert!(rig.told().is_empty());
+    }
+    rig.crash(0);
+    rig.cluster = "one";
+    rig.leader.number = 8;
+    rig.connect();
+    let told = rig.told();
+    let Some(Up::Hello(hello)) = told.iter().rev().find(|kind| matches!(kind, Up::Hello(_))) else {
+        panic!("{told:?}")
+    };
+    assert_eq!((hello.cluster_id.as_str(), hello.finished.len()), ("one", 1));
+    assert!(kinds(&told).contains(&"result"));
+}
