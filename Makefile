@@ -20,12 +20,14 @@ SEED ?=
 UPDATE ?=
 SEEDS ?= 500
 RUNS ?= 300
+TARGET ?=
+SECONDS_EACH ?= 60
 TOOLS ?= cargo-deny
 # The simulator is the test binary `sim`; its longest test runs the seeds.
 SIM := cargo test $(LOCKED) --quiet --profile sim --package hive --test sim
 SIM_ARGS ?= -- --nocapture
 
-.PHONY: help demo dev build check test sim sim-mutants net faults services-quietly services tools
+.PHONY: help demo dev build check test sim sim-mutants net fuzz faults services-quietly services tools
 
 help: ## list the verbs
 	@echo 'make demo       # build and run Hive on this repository'
@@ -56,6 +58,9 @@ sim-mutants: ## plant bugs and see the simulator catch them; HIVE_MUTANT=name fo
 
 net: ## run the real shells over a simulated network, RUNS=300 seeds; HIVE_SEED=n replays one
 	@HIVE_NET_RUNS=$(RUNS) cargo test $(LOCKED) --quiet --package hive --test net -- --nocapture
+
+fuzz: ## fuzz each target, or TARGET, for SECONDS_EACH=60 (`make test` runs them all for a moment)
+	@TARGET='$(TARGET)' SECONDS_EACH='$(SECONDS_EACH)' .ci/fuzz
 
 # Variables of the same names on the command line or in the environment say what is done; see tests/faults/main.rs.
 faults: services-quietly ## crash lab: QUICK=1 each fault once, ROUNDS=n random rounds, FAULT=text, SEED=n

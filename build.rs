@@ -15,7 +15,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let all = protos(&root.join("hive"))?;
     let set = protox::compile(&all, [&root])?;
-    tonic_prost_build::configure().bytes(".").compile_well_known_types(false).btree_map(".").compile_fds(set)?;
+    tonic_prost_build::configure()
+        .codec_path("crate::codec::Bounded")
+        .bytes(".")
+        .compile_well_known_types(false)
+        .btree_map(".")
+        .compile_fds(set)?;
 
     for (file, packages) in [("server.bin", &["v1", "sidecar"][..]), ("agent.bin", &["agent"][..])] {
         let served: Vec<_> = all

@@ -13,7 +13,7 @@ mod thread;
 
 use std::path::PathBuf;
 
-pub use file::{Journal, Limits};
+pub use file::{Journal, Limits, frame, replay};
 pub use thread::{Append, Handle, Writing, start};
 
 /// First bytes of the file; the number is the version of the format.

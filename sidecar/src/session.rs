@@ -268,6 +268,10 @@ impl Session {
         self.leader = leader;
         let mut intake = assign::Intake::default();
         for message in frame.messages {
+            if !self.link.is_talking(connection) {
+                // The message before it has ended the stream.
+                break;
+            }
             match message.kind {
                 Some(Kind::Welcome(welcome)) => self.welcomed(connection, welcome, rng, out),
                 Some(Kind::Assign(assign)) => self.assign(assign, &mut intake, rng, out),

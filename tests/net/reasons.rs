@@ -74,6 +74,20 @@ fn a_commit_of_unknown_outcome_that_did_not_land_is_refused_store_unavailable() 
 }
 
 #[test]
+fn a_list_of_nothings_is_refused_before_it_takes_memory() {
+    let mut stage = Stage::new(&[], &[]);
+    stage.actor("client", async move {
+        let mut tasks = TaskServiceClient::new(until_connected(0).await);
+        // 400 KB on the wire, 67 MB in memory.
+        let nothings = vec![v1::SubmitTaskRequest::default(); 200_000];
+        let request = v1::SubmitTasksRequest { tasks: nothings, ..Default::default() };
+        let status = tasks.submit_tasks(request).await.expect_err("too many");
+        assert_eq!(reason(&status), "MESSAGE_MALFORMED", "{status:?}");
+    });
+    stage.play(60 * SECOND, &mut []);
+}
+
+#[test]
 fn a_full_store_refuses_with_low_space_and_takes_work_again_later() {
     let mut stage = Stage::new(&[], &[]);
     let lab = Arc::clone(&stage.lab);

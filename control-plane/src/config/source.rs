@@ -36,6 +36,12 @@ impl Sources {
         Self { flags: flags.given(), environment, file: flags.config.as_ref().map(read) }
     }
 
+    /// Uses this file in place of the one that the flags name.
+    #[must_use]
+    pub fn with_file(self, path: PathBuf, text: String) -> Self {
+        Self { file: Some((path, Ok(text))), ..self }
+    }
+
     /// A variable of the environment that is set and not empty.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())

@@ -188,10 +188,14 @@ fn open_append(path: &Path) -> io::Result<File> {
 }
 
 fn record(entry: &Entry, into: &mut Vec<u8>) {
-    let bytes = codec::encode(entry);
+    frame(&codec::encode(entry), into);
+}
+
+/// Appends a record of these bytes as they stand in the file.
+pub fn frame(bytes: &[u8], into: &mut Vec<u8>) {
     into.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    into.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    into.extend_from_slice(&bytes);
+    into.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+    into.extend_from_slice(bytes);
 }
 
 /// The record at the beginning of `bytes`, if a whole and sound one is there.
@@ -203,8 +207,12 @@ fn sound(bytes: &[u8]) -> Option<&[u8]> {
     (crc32fast::hash(body) == crc).then_some(body)
 }
 
-/// What the bytes add up to, and how many of them are sound. Only the end may be unsound.
-fn replay(path: &Path, bytes: &[u8]) -> Result<(Recovered, usize), Error> {
+/// What the bytes of the file at `path` add up to, and how many of them are sound. Only the end may be
+/// unsound.
+///
+/// # Errors
+/// They are of another format, or damaged before their end.
+pub fn replay(path: &Path, bytes: &[u8]) -> Result<(Recovered, usize), Error> {
     let foreign = || Error::Foreign { path: path.to_owned() };
     if !bytes.starts_with(HEADER) {
         return Err(foreign());
