@@ -54,7 +54,7 @@ sim: ## simulate SEEDS=500 seeds, half per mode; HIVE_SEED=n replays one
 
 # The test knows the mutants: built with them it passes when each (or only HIVE_MUTANT) is caught.
 sim-mutants: ## plant bugs and see the simulator catch them; HIVE_MUTANT=name for one
-	@HIVE_SEEDS=$(SEEDS) RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/.ci/rustc-mutant $(SIM) $(SIM_ARGS)
+	@HIVE_SEEDS=$(or $(filter-out 500,$(SEEDS)),1000) RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/.ci/rustc-mutant $(SIM) $(SIM_ARGS)
 
 net: ## run the real shells over a simulated network, RUNS=300 seeds; HIVE_SEED=n replays one
 	@HIVE_NET_RUNS=$(RUNS) cargo test $(LOCKED) --quiet --package hive --test net -- --nocapture

@@ -10,6 +10,7 @@ pub mod config;
 pub mod driver;
 pub mod journal;
 pub mod local;
+pub mod mutant;
 pub mod output;
 pub mod runtime;
 pub mod session;

@@ -44,6 +44,7 @@ use hive_proto::v1::{AgentSpec, DesiredState};
 
 use crate::attempt::AttemptKey;
 use crate::config::SidecarConfig;
+use crate::mutant::{self, Mutant};
 use attempt::Attempt;
 use beat::Beats;
 use journal::{Pending, Then};
@@ -239,6 +240,9 @@ impl Session {
             }
         }
         for (key, Unsettled { assigned, end }) in attempts {
+            if mutant::is(Mutant::NoRelist) {
+                continue;
+            }
             self.leader = self.leader.max(assigned.leader);
             self.newest = self.newest.max(assigned.revision);
             let orphan = end.is_none() && !self.agents.contains_key(&assigned.agent);
@@ -260,7 +264,7 @@ impl Session {
             return self.hang_up(rng, out);
         }
         let leader = Leader::from_wire(frame.leader.as_ref());
-        if leader < self.leader {
+        if leader < self.leader && !mutant::is(Mutant::StaleNo) {
             self.stats.stale_frames += 1;
             tracing::warn!(?leader, known = ?self.leader, "dropped a frame of a deposed leader");
             return;

@@ -265,14 +265,15 @@ impl World {
     }
 
     pub(crate) fn tell_ready(&mut self, index: usize, nth: usize) {
-        let agent = &self.sides[index].agents[nth];
+        let Some(agent) = self.sides[index].agents.get(nth) else { return };
         let event = RuntimeEvent::Agent { agent: agent.id.clone(), ready: agent.up, message: String::new() };
         self.runtime_event(index, event);
     }
 
     /// An agent's process dies, or is there again.
     pub(crate) fn agent_up(&mut self, index: usize, nth: usize, up: bool) {
-        if std::mem::replace(&mut self.sides[index].agents[nth].up, up) == up {
+        let Some(agent) = self.sides[index].agents.get_mut(nth) else { return };
+        if std::mem::replace(&mut agent.up, up) == up {
             return;
         }
         let id = self.sides[index].agents[nth].id.clone();

@@ -6,6 +6,7 @@ use hive_core::invariant;
 use hive_core::leader::{CallError, ToSidecar};
 use hive_core::record::{BlobPart, Cause, End, Key, Phase, Record, Run, TaskRecord};
 use hive_core::rejection::Rejection;
+use hive_core::time::Time;
 use hive_proto::v1;
 use hive_sidecar::attempt::{AttemptKey, StartAttempt};
 
@@ -27,19 +28,77 @@ impl World {
     }
 
     /// A transaction lands.
-    pub(crate) fn write(&mut self, tx: Transaction) {
+    pub(crate) fn write(&mut self, tx: Transaction) -> Vec<(Key, Option<Record>)> {
         for op in &tx.ops {
             self.digest.bytes(op.key());
         }
         self.digest.add(tx.seq);
         self.stats.commits += 1;
+        let time = tx.time;
         match self.store.apply(tx) {
-            Ok(changed) => changed.into_iter().for_each(|change| self.check_change(change)),
-            Err(fault) => self.fail(fault),
+            Ok(changed) => {
+                let tasks = changed.iter().any(|(key, ..)| matches!(key, Key::Task(..)));
+                let undo = changed.iter().map(|(key, before, _)| (key.clone(), before.clone())).collect();
+                changed.into_iter().for_each(|change| self.check_change(change, time));
+                if tasks {
+                    self.check_slots();
+                }
+                undo
+            }
+            Err(fault) => {
+                self.fail(fault);
+                Vec::new()
+            }
         }
     }
 
-    fn check_change(&mut self, (key, before, after): Succession) {
+    /// No agent is given more than it has slots for.
+    fn check_slots(&mut self) {
+        let mut taken = std::collections::BTreeMap::<_, u32>::new();
+        for run in self.store.tasks().filter_map(|task| task.run()) {
+            *taken.entry(&run.agent).or_default() += 1;
+        }
+        let over = taken.iter().find_map(|(id, taken)| {
+            let slots = self.store.agent(id)?.spec.slots;
+            (*taken > slots).then(|| format!("agent {id} has {slots} slots and is given {taken} tasks"))
+        });
+        if let Some(over) = over {
+            self.fail(over);
+        }
+    }
+
+    /// A deadline does not act before it has come.
+    fn check_deadline(&mut self, before: &TaskRecord, after: &TaskRecord, time: Time) {
+        let reported = matches!(after.phase, Phase::Ended { reported: true, .. });
+        let cause = after.failure.as_ref().map(|failure| failure.cause);
+        let due = match (&before.phase, cause) {
+            (Phase::Pending { since, .. }, Some(Cause::QueueDeadline)) => *since + before.spec.queue_timeout,
+            (Phase::Assigned(run), Some(Cause::Timeout)) if !reported => {
+                // A sidecar may have reported that, too, and the task go on.
+                let key = AttemptKey { task: before.id.0, attempt: before.attempt.0 };
+                if self.ledger.told.contains(&key) {
+                    return;
+                }
+                run.assigned + before.spec.attempt_timeout
+            }
+            (Phase::InputRequired(_, question), Some(Cause::InputTimeout)) => {
+                question.asked + before.spec.input_timeout
+            }
+            (_, _) if matches!(after.phase, Phase::Ended { end: End::Cancelled(Cause::Unconfirmed), .. }) => {
+                let lost = before.run().and_then(|run| self.store.agent(&run.agent)).is_none_or(|a| a.lost || a.evict);
+                match before.cancel {
+                    Some(at) if !lost => at + self.options.settings.cancel_grace,
+                    _ => return,
+                }
+            }
+            _ => return,
+        };
+        if before.failure != after.failure && time < due || before.cancel.is_some() && after.is_ended() && time < due {
+            self.fail(format!("task {} ends at {time} by a deadline ({cause:?}) that comes at {due}", before.id));
+        }
+    }
+
+    fn check_change(&mut self, (key, before, after): Succession, time: Time) {
         match (before, after) {
             (None, Some(Record::Task(task))) => self.check_created(&task),
             (Some(Record::Task(before)), Some(Record::Task(after))) => {
@@ -47,6 +106,7 @@ impl World {
                     self.fail(format!("I2/I4: {fault}"));
                 }
                 self.check_word(&before, &after);
+                self.check_deadline(&before, &after, time);
                 if after.attempt > before.attempt {
                     self.stats.assigned += 1;
                     self.check_assigned(&after);
@@ -71,6 +131,19 @@ impl World {
             (Some(Record::Agent(before)), Some(Record::Agent(after))) if after.created > before.created => {
                 // Forgotten and declared again in one transaction.
                 self.incarnations.remove(&after.id);
+            }
+            (Some(Record::Agent(before)), Some(Record::Agent(after)))
+                if after.lost && !before.lost && after.host == before.host =>
+            {
+                // Nobody is lost whom this leader has not had the time to hear.
+                let liveness = &self.options.settings.liveness;
+                let soonest = self.control.office + liveness.min_grace;
+                let host = after.host.as_ref().map(ToString::to_string);
+                let left = self.sides.iter().any(|side| side.left && host.as_deref() == Some(&side.name));
+                if time >= self.control.office && time < soonest && !left {
+                    let id = &after.id;
+                    self.fail(format!("agent {id} is lost at {time}, but the leader's grace lasts till {soonest}"));
+                }
             }
             (Some(Record::Agent(before)), Some(Record::Agent(after))) if after.moved < before.moved => {
                 self.fail(format!("I4: agent {} moved back", after.id));

@@ -55,6 +55,8 @@ pub(crate) struct Ledger {
     pub(crate) told: BTreeSet<AttemptKey>,
     /// Agents an operator has drained at some time; whether that arrived is not known.
     pub(crate) drained: BTreeSet<AgentId>,
+    /// What clients have learnt of the cluster's clock.
+    pub(crate) correction: i64,
 }
 
 impl Ledger {
@@ -93,6 +95,11 @@ impl World {
             return;
         }
         self.answer_questions();
+        let known = self.ledger.ids.len();
+        if known > 0 && self.control.up && self.rng.chance(150) {
+            let id = self.ledger.ids[self.rng.index(known)];
+            self.mail(Mail::Read(id));
+        }
         if self.rng.chance(self.options.operators) {
             return self.operate();
         }
@@ -119,7 +126,8 @@ impl World {
 
     pub(crate) fn submit(&mut self) {
         let rng = &mut self.rng;
-        let made = (self.now + crate::world::EPOCH).saturating_add_signed(rng.between(0, 2_000) as i64 - 1_000);
+        let skew = rng.between(0, 2_000) as i64 - 1_000 + self.ledger.correction;
+        let made = (self.now + crate::world::EPOCH).saturating_add_signed(skew);
         let random = (u128::from(rng.next()) << 64) | u128::from(rng.next());
         let id = TaskId::new(Time(made), random);
         let bytes = payload(id, false, self.options.large);
@@ -174,11 +182,14 @@ impl World {
 
     fn operate(&mut self) {
         let side = self.rng.index(self.sides.len());
+        if self.sides[side].agents.is_empty() {
+            return;
+        }
         let nth = self.rng.index(self.sides[side].agents.len());
         let Ok(agent) = AgentId::parse(&self.sides[side].agents[nth].id) else { return };
         let undo = self.ledger.drained.contains(&agent) && self.rng.chance(600);
         // One agent stays, so that no task is without hope.
-        if (side, nth) != (0, 0) && self.rng.chance(250) {
+        if agent.to_string() != crate::liveness::CORE && self.rng.chance(250) {
             let force = self.rng.chance(500);
             return self.ask(Asked::Remove(agent, force));
         }
@@ -208,6 +219,10 @@ impl World {
             return;
         }
         let at = self.now + self.latency();
+        if !self.healing && self.rng.chance(self.options.repeated) {
+            let again = at + self.latency();
+            self.at(again, Event::Call(asked.clone()));
+        }
         self.at(at, Event::Call(asked));
     }
 
@@ -261,8 +276,12 @@ impl World {
                 self.stats.accepted += u64::from(!std::mem::replace(&mut entry.accepted, true));
             }
             // Anything else is tried again.
-            Err(CallError::Rejected(Rejection::TaskIdTooOld { .. } | Rejection::TaskIdInFuture { .. })) => {
+            Err(CallError::Rejected(
+                Rejection::TaskIdTooOld { cluster_time, .. } | Rejection::TaskIdInFuture { cluster_time },
+            )) => {
                 entry.refused = true;
+                // The next ids are made by the cluster's clock.
+                self.ledger.correction = cluster_time.0 as i64 - (crate::world::EPOCH + self.now) as i64;
             }
             Err(_) => {}
         }

@@ -8,7 +8,7 @@ use hive_control_plane::store::{Transaction as StoreTransaction, codec};
 use hive_control_plane::{driver, session};
 use hive_core::command::{Command, Reply};
 use hive_core::driver::{Act, Landing, Machine, Next};
-use hive_core::id::{LeaderEpoch, Revision};
+use hive_core::id::{LeaderEpoch, Revision, TaskId};
 use hive_core::invariant;
 use hive_core::leader::{
     CallError, CallId, CloseCause, Connection, FromSidecar, Input, Leader, StoreRefusal, ToSidecar, Transaction,
@@ -30,6 +30,7 @@ pub(crate) enum Mail {
     Frame { edge: Connection, leader: LeaderEpoch, messages: Vec<FromSidecar> },
     Attach { edge: Connection, stream: usize },
     Hangup(Connection),
+    Read(TaskId),
 }
 
 /// Messages to a stream that may wait; then it is cut.
@@ -53,16 +54,32 @@ pub(crate) struct Control {
     calls: BTreeMap<CallId, Asked>,
     names: u64,
     checks: u64,
+    written: bool,
+    /// Since when its leader counts silences.
+    pub(crate) office: Time,
+    pub(crate) paused_at: u64,
+    /// Cluster time at the world's time zero.
+    base: u64,
+    /// What the transaction in flight has changed on the disk already: keys, and what stood there.
+    pub(crate) undo: Vec<(Key, Option<Record>)>,
 }
 
 impl World {
     /// Cluster time.
     pub(crate) fn cluster(&self) -> Time {
-        Time(self.wall())
+        Time(self.control.base + self.now)
     }
 
     pub(crate) fn control_start(&mut self) {
         self.control.up = true;
+        if self.control.life == 0 {
+            // The first one.
+            self.lives += 1;
+            self.control.life = self.lives;
+        }
+        // Continued from the store's last stamp; the wall clock counts only here.
+        let wall = self.wall().saturating_add_signed(self.wall_offset);
+        self.control.base = wall.max(self.store.time().0) - self.now;
         if let Some((leader, ..)) = self.control_lead() {
             self.control.machine = Some(Machine::new(leader, self.cluster()));
         }
@@ -71,10 +88,14 @@ impl World {
 
     /// A leader over what the store holds, with number and nonce of the last commit.
     fn control_lead(&mut self) -> Option<(Leader, u64, u64)> {
+        if let Some(tx) = self.store.late.take().filter(|tx| tx.fence == self.store.epoch()) {
+            self.write(tx);
+        }
         let loaded = self.store.acquire();
         let (seq, nonce) = (loaded.seq, loaded.nonce);
         self.say(|| format!("control plane leads under epoch {} from commit {seq}", loaded.epoch));
         let namespaces = [self.store.namespace.clone()];
+        self.control.office = self.cluster();
         match driver::lead(loaded, &self.options.settings, &namespaces, self.cluster()) {
             Ok(leader) => Some((leader, seq, nonce)),
             Err(error) => {
@@ -92,16 +113,21 @@ impl World {
     pub(crate) fn control_crash(&mut self) {
         self.say(|| "CONTROL PLANE CRASHES".into());
         if let Some((tx, _)) = self.control.flying.take()
+            && !self.is_written()
+            && tx.fence == self.store.epoch()
             && self.rng.chance(500)
         {
             self.write(tx);
         }
-        self.store.open = true;
-        let life = self.control.life + 1;
+        let (old, life) = (self.control.life, self.lives + 1);
+        if !self.haunted {
+            self.store.open = true;
+            self.lives = life;
+        }
         let names = self.control.names;
         let calls = std::mem::take(&mut self.control.calls);
         let mail = std::mem::take(&mut self.control.mail);
-        let streams: Vec<usize> = (0..self.streams.len()).filter(|s| self.streams[*s].server_open).collect();
+        let streams: Vec<usize> = self.streams_of(old);
         self.control = Control { life, names, ..Control::default() };
         let waiting =
             mail.into_iter().filter_map(|mail| if let Mail::Call { asked, .. } = mail { Some(asked) } else { None });
@@ -111,6 +137,46 @@ impl World {
         for stream in streams {
             self.streams[stream].server_open = false;
             self.learn(stream, Dir::Down);
+        }
+    }
+
+    fn streams_of(&self, life: u64) -> Vec<usize> {
+        let theirs = |s: &usize| self.streams[*s].server_open && self.streams[*s].server == life;
+        (0..self.streams.len()).filter(theirs).collect()
+    }
+
+    /// It stands still, and its supervisor starts another one. Its callers see their connections break.
+    pub(crate) fn control_replaced(&mut self) {
+        self.lives += 1;
+        let next = Control { life: self.lives, names: self.control.names, ..Control::default() };
+        let mut old = std::mem::replace(&mut self.control, next);
+        old.paused = Some(Vec::new());
+        old.paused_at = self.now;
+        let waiting: Vec<Asked> = std::mem::take(&mut old.calls).into_values().collect();
+        for mail in std::mem::take(&mut old.mail) {
+            match mail {
+                Mail::Call { asked, .. } => self.answer_lost(asked),
+                mail => old.mail.push_back(mail),
+            }
+        }
+        waiting.into_iter().for_each(|asked| self.answer_lost(asked));
+        for stream in self.streams_of(old.life) {
+            self.keepalive(stream, Dir::Down);
+        }
+        self.zombie = Some(old);
+    }
+
+    /// The transaction in flight is on the disk, though nobody knows.
+    fn is_written(&self) -> bool {
+        self.control.written
+    }
+
+    pub(crate) fn written(&mut self) {
+        let Some((tx, _)) = &self.control.flying else { return };
+        if tx.fence == self.store.epoch() && !self.control.written {
+            let tx = tx.clone();
+            self.control.written = true;
+            self.control.undo = self.write(tx);
         }
     }
 
@@ -142,6 +208,10 @@ impl World {
                 Mail::Hangup(edge) => {
                     self.control.attached.remove(&edge);
                     Input::Hangup(edge)
+                }
+                Mail::Read(id) => {
+                    self.check_read(id);
+                    continue;
                 }
                 Mail::Attach { edge, stream } => {
                     self.control.attached.insert(edge, stream);
@@ -219,6 +289,11 @@ impl World {
         let slow = if self.now < self.store.slow_until { self.rng.between(50, 3_000) } else { 0 };
         let wait = slow + if self.healing { 1 } else { self.rng.between(0, self.options.commit) };
         self.control.flying = Some((tx, fate));
+        self.control.written = false;
+        if matches!(fate, Fate::Lands | Fate::Unknown(true)) && self.rng.chance(600) {
+            let early = self.rng.between(0, wait);
+            self.at(self.now + early, Event::Written(self.control.life));
+        }
         self.at(self.now + wait, Event::Landed(self.control.life));
     }
 
@@ -226,7 +301,14 @@ impl World {
     pub(crate) fn landed(&mut self) {
         let Some((tx, fate)) = self.control.flying.take() else { return };
         let seq = tx.seq;
+        self.control.undo.clear();
         let landing = match fate {
+            _ if self.control.written && fate == Fate::Lands => Landing::Committed,
+            Fate::Lands | Fate::Unknown(_)
+                if self.haunted && !self.control.written && tx.fence != self.store.epoch() =>
+            {
+                Landing::Fenced
+            }
             Fate::Lands => {
                 self.write(tx);
                 Landing::Committed
@@ -238,8 +320,13 @@ impl World {
             Fate::Unknown(landed) => {
                 self.stats.doubted += 1;
                 self.say(|| format!("store: outcome of commit {seq} unknown (landed: {landed})"));
-                if landed {
-                    self.write(tx);
+                if landed && !self.control.written {
+                    // Now, or while nobody looks: till the store is open again.
+                    if self.rng.chance(500) {
+                        self.write(tx);
+                    } else {
+                        self.store.late = Some(tx);
+                    }
                 }
                 Landing::Unknown
             }
@@ -256,6 +343,11 @@ impl World {
                 }
                 self.turn();
             }
+            // The folder is another one's.
+            Next::TakeOver | Next::StepDown if self.haunted => {
+                self.say(|| "the process that was REPLACED finds out".into());
+                self.control_crash();
+            }
             Next::TakeOver => {
                 self.store.open = false;
                 let wait = self.rng.skewed(1, 5_000);
@@ -267,6 +359,7 @@ impl World {
 
     /// The store is open again under a new epoch; what it holds settles what was unknown.
     pub(crate) fn reopened(&mut self) {
+        self.control.base = self.control.base.max(self.store.time().0.saturating_sub(self.now));
         let Some((leader, seq, nonce)) = self.control_lead() else { return };
         let now = self.cluster();
         let Some(machine) = self.control.machine.as_mut() else { return };
@@ -274,12 +367,30 @@ impl World {
         self.turn();
     }
 
+    /// A client reads a task: what it sees is what has committed, as far as the leader knows.
+    fn check_read(&mut self, id: TaskId) {
+        let Some(leader) = self.leader() else { return };
+        let namespace = &self.store.namespace;
+        let key = Key::Task(namespace.clone(), id);
+        let known = self.control.undo.iter().find(|(k, _)| *k == key).map(|(_, before)| before.as_ref());
+        let expected = match known.unwrap_or_else(|| self.store.records.get(&key)) {
+            Some(Record::Task(task)) => Some(task),
+            _ => None,
+        };
+        let seen = leader.view().task(namespace, id);
+        if seen.as_ref() != expected {
+            let (seen, expected) =
+                (seen.map(|t| (t.attempt, crate::show::phase(&t.phase))), expected.map(|t| t.attempt));
+            self.fail(format!("{id} is read as {seen:?}, committed is {expected:?}"));
+        }
+    }
+
     fn act_on(&mut self, act: Act) {
         match act {
             Act::Commit(transaction, nonce) => self.take_off(transaction, nonce),
             Act::Reply { call, result, revision } => self.reply(call, result, revision),
             Act::Frame { connection, messages } => {
-                messages.iter().for_each(|message| self.check_message(message));
+                self.check_messages(&messages);
                 let Some(stream) = self.control.attached.get(&connection).copied() else { return };
                 if !self.send_down(stream, messages) {
                     self.control.attached.remove(&connection);
@@ -290,6 +401,7 @@ impl World {
                 }
             }
             Act::Close { connection, messages, cause } => self.close(connection, messages, cause),
+            Act::Committed { .. } if self.haunted => {}
             Act::Committed { revision, changes } => self.check_committed(revision, &changes),
             Act::Touched(_) | Act::ResultRefused { .. } | Act::Started { .. } => {}
         }
@@ -297,6 +409,9 @@ impl World {
 
     fn reply(&mut self, call: CallId, result: Result<Reply, CallError>, revision: Revision) {
         let Some(asked) = self.control.calls.remove(&call) else {
+            if self.haunted {
+                return;
+            }
             return self.fail(format!("call {} is answered twice", call.0));
         };
         self.say(|| format!("reply to {asked:?}: {}", brief(&result)));
@@ -304,9 +419,16 @@ impl World {
         self.answer(asked, result);
     }
 
+    /// What a replaced process tells is stale, and for sidecars to see through.
+    fn check_messages(&mut self, messages: &[ToSidecar]) {
+        if !self.haunted {
+            messages.iter().for_each(|message| self.check_message(message));
+        }
+    }
+
     /// Ends the server's half of a stream.
     fn close(&mut self, edge: Connection, messages: Vec<ToSidecar>, cause: CloseCause) {
-        messages.iter().for_each(|message| self.check_message(message));
+        self.check_messages(&messages);
         let Some(stream) = self.control.attached.remove(&edge) else { return };
         if !messages.is_empty() {
             self.send_down(stream, messages);
@@ -389,7 +511,7 @@ impl World {
 
     /// What the leader shows as committed is what the store holds.
     pub(crate) fn compare_view(&mut self) {
-        let Some(leader) = self.leader() else { return };
+        let Some(leader) = self.leader().filter(|_| !self.haunted) else { return };
         let view = leader.view();
         let mut wrong = None;
         for (key, record) in &self.store.records {

@@ -52,12 +52,53 @@ impl World {
             Fault::ControlPause if self.control.up && self.control.paused.is_none() => {
                 self.say(|| format!("control plane STANDS STILL for {lasts} ms"));
                 self.control.paused = Some(Vec::new());
+                self.control.paused_at = self.now;
                 for stream in 0..self.streams.len() {
                     if self.streams[stream].client_open {
                         self.keepalive(stream, Dir::Down);
                     }
                 }
-                self.at(end, Event::ControlResume);
+                self.at(end, Event::ControlResume(self.control.life));
+            }
+            Fault::Zombie
+                if self.control.up && self.control.paused.is_none() && self.zombie.is_none() && self.store.open =>
+            {
+                self.say(|| format!("control plane STANDS STILL for {lasts} ms and is REPLACED"));
+                self.control_replaced();
+                let (old, start) = (self.lives - 1, rng.between(50, 3_000));
+                self.at(self.now + start, Event::ControlStart);
+                self.at(end, Event::ControlResume(old));
+                self.at(end + rng.between(500, 20_000), Event::ControlEnds(old));
+            }
+            Fault::ClockJump => {
+                let by = rng.between(0, 7_200_000) as i64 - 3_600_000;
+                if rng.chance(500) {
+                    self.say(|| format!("{name}'s wall clock JUMPS by {by} ms"));
+                    self.sides[side].wall += by;
+                } else {
+                    self.say(|| format!("the control plane's wall clock JUMPS by {by} ms"));
+                    self.wall_offset = by;
+                }
+            }
+            Fault::AgentMoves | Fault::AgentTwice if self.sides.len() > 1 && !self.sides[side].agents.is_empty() => {
+                let nth = rng.index(self.sides[side].agents.len());
+                let id = self.sides[side].agents[nth].id.clone();
+                let to = (side + 1 + rng.index(self.sides.len() - 1)) % self.sides.len();
+                let Some(spec) = self.sides[side].spec(&id) else { return };
+                if id == crate::liveness::CORE || self.sides[to].spec(&id).is_some() {
+                    return;
+                }
+                let twice = fault == Fault::AgentTwice;
+                let other = self.sides[to].name.clone();
+                self.say(|| {
+                    format!("agent {id} of {name} is declared by {other}{}", if twice { " TOO" } else { ", it MOVES" })
+                });
+                self.reconfigure(to, &id, Some(spec));
+                if twice {
+                    self.at(end, Event::Once(to, id));
+                } else {
+                    self.reconfigure(side, &id, None);
+                }
             }
             Fault::StoreUnknown => self.store.doubt = true,
             Fault::StoreFull => {
@@ -108,6 +149,9 @@ impl World {
                 self.at(end, Event::Healed(side, cuts));
             }
             Fault::AgentDown => {
+                if self.sides[side].agents.is_empty() {
+                    return;
+                }
                 let nth = rng.index(self.sides[side].agents.len());
                 self.agent_up(side, nth, false);
                 self.at(end, Event::AgentUp(side, nth));
@@ -116,6 +160,25 @@ impl World {
             _ => return,
         }
         self.trouble(fault, lasts);
+    }
+
+    /// The process at the stream's other end stands still.
+    fn server_stands(&self, stream: usize) -> bool {
+        let server = self.streams[stream].server;
+        let mut processes = self.zombie.iter().chain([&self.control]);
+        processes.any(|control| control.life == server && control.paused.is_some())
+    }
+
+    /// Every agent is declared by one sidecar: by the core, or by the first that does.
+    fn declare_once(&mut self) {
+        let mut known = std::collections::BTreeSet::new();
+        for side in 0..self.sides.len() {
+            for id in self.sides[side].declared() {
+                if !known.insert(id.clone()) {
+                    self.reconfigure(side, &id, None);
+                }
+            }
+        }
     }
 
     /// Nothing passes from here on: up, down.
@@ -139,7 +202,7 @@ impl World {
         let cut = self.sides[side].cut != (false, false);
         match dir {
             Dir::Up if cut || self.sides[side].paused.is_some() => self.at(self.now, Event::Broken(stream, dir)),
-            Dir::Down if cut || self.control.paused.is_some() => self.at(self.now, Event::Broken(stream, dir)),
+            Dir::Down if cut || self.server_stands(stream) => self.at(self.now, Event::Broken(stream, dir)),
             _ => {}
         }
     }
@@ -173,6 +236,10 @@ impl World {
     pub(crate) fn control_resume(&mut self) {
         if let Some(waiting) = self.control.paused.take() {
             self.say(|| "control plane goes on".into());
+            if self.now >= self.control.paused_at + 2_200 {
+                // It notices by its next tick.
+                self.control.office = self.cluster();
+            }
             waiting.into_iter().for_each(|event| self.at(self.now, event));
         }
     }
@@ -200,8 +267,11 @@ impl World {
         self.healing = true;
         self.healed_at = self.now;
         (self.store.full_until, self.store.slow_until, self.store.doubt) = (0, 0, false);
+        self.haunt(Self::control_crash);
+        self.wall_offset = 0;
         self.control_resume();
         self.at(self.now, Event::ControlStart);
+        self.declare_once();
         for side in 0..self.sides.len() {
             match self.doom(side) {
                 Doom::Well | Doom::Struck => self.make_well(side),

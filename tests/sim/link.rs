@@ -1,7 +1,8 @@
 //! A sidecar's end of its streams: dialling, sending, hearing, and finding that one is over.
 
 use bytes::Bytes;
-use hive_proto::sidecar_v1 as pb;
+use hive_proto::sidecar_v1::{self as pb, control_message::Kind, sidecar_message::Kind as Said};
+use hive_sidecar::attempt::AttemptKey;
 use hive_sidecar::session::{Connection, Input, LinkEnd};
 use prost::Message as _;
 
@@ -10,6 +11,12 @@ use crate::world::{Event, World};
 
 impl World {
     pub(crate) fn send_up(&mut self, index: usize, connection: Connection, request: pb::SessionRequest) {
+        if request.messages.iter().any(|message| matches!(message.kind, Some(Said::Hello(_)))) {
+            let side = &mut self.sides[index];
+            side.muddled |= std::mem::replace(&mut side.greeting, true);
+        }
+        let goodbye = |message: &pb::SidecarMessage| matches!(message.kind, Some(Said::Goodbye(_)));
+        self.sides[index].left |= request.messages.iter().any(goodbye);
         self.check_told(index, &request);
         let Some((number, stream)) = self.sides[index].link else { return };
         if number == connection && self.streams[stream].client_open {
@@ -26,10 +33,21 @@ impl World {
         }
         let wait = self.latency();
         let life = self.sides[index].life;
-        if !self.control.up {
-            return self.at(self.now + wait, Event::Dialled(index, life, connection, None));
+        let mut server = self.control.life;
+        match &self.zombie {
+            // Whoever dials may still know the old one's address.
+            Some(zombie) if !self.control.up || self.rng.chance(400) => {
+                if zombie.paused.is_some() {
+                    return;
+                }
+                server = zombie.life;
+            }
+            _ if !self.control.up => {
+                return self.at(self.now + wait, Event::Dialled(index, life, connection, None));
+            }
+            _ => {}
         }
-        self.streams.push(Stream::new(index, connection));
+        self.streams.push(Stream::new(index, connection, server));
         let stream = self.streams.len() - 1;
         self.at(self.now + wait, Event::Dialled(index, life, connection, Some(stream)));
     }
@@ -54,6 +72,7 @@ impl World {
             return self.session(index, Input::DialFailed(connection, LinkEnd::Broken));
         }
         self.sides[index].link = Some((connection, stream));
+        (self.sides[index].muddled, self.sides[index].greeting) = (false, false);
         self.session(index, Input::Dialed(connection));
     }
 
@@ -64,7 +83,21 @@ impl World {
             return;
         }
         match pb::SessionResponse::decode(bytes.clone()) {
-            Ok(frame) => self.session(side, Input::Frame(number, frame)),
+            Ok(frame) => {
+                for message in &frame.messages {
+                    if let Some(Kind::Welcome(_)) = &message.kind {
+                        self.sides[side].left = false;
+                        self.sides[side].greeting = false;
+                        self.sides[side].assigned.clear();
+                    }
+                    if let Some(Kind::Assign(assign)) = &message.kind
+                        && let Some(Ok(key)) = assign.attempt.as_ref().map(AttemptKey::try_from)
+                    {
+                        self.sides[side].assigned.push((assign.number, key));
+                    }
+                }
+                self.session(side, Input::Frame(number, frame));
+            }
             Err(error) => self.fail(format!("a frame to a sidecar can't be decoded: {error}")),
         }
     }

@@ -9,7 +9,7 @@ use crate::options::Doom;
 use crate::world::{HEAL, World};
 
 /// The agent that can do everything, at the first sidecar.
-const CORE: &str = "a0-0";
+pub(crate) const CORE: &str = "a0-0";
 /// Both have found each other by then: keepalives, silences and the longest back-off are over.
 const SETTLED: u64 = 75_000;
 /// A pending task that the core has room for waits no longer.

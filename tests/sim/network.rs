@@ -39,6 +39,8 @@ pub(crate) enum Dir {
 pub(crate) struct Stream {
     pub(crate) side: usize,
     pub(crate) number: Connection,
+    /// The control plane's process at its other end.
+    pub(crate) server: u64,
     /// The server's name for it, once its hello was read.
     pub(crate) edge: Option<Edge>,
     pub(crate) client_open: bool,
@@ -50,10 +52,11 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(side: usize, number: Connection) -> Self {
+    pub(crate) fn new(side: usize, number: Connection, server: u64) -> Self {
         Self {
             side,
             number,
+            server,
             edge: None,
             client_open: true,
             server_open: true,

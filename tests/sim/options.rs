@@ -14,6 +14,11 @@ pub(crate) enum Fault {
     ControlCrash,
     /// It stands still; what is for it waits.
     ControlPause,
+    /// It stands still and another one is started in its place; then it goes on, and answers the
+    /// streams it still has.
+    Zombie,
+    /// A wall clock jumps, the control plane's or a sidecar's, by up to an hour.
+    ClockJump,
     /// The next commit has an unknown outcome.
     StoreUnknown,
     /// The store refuses every write for a while: no space.
@@ -38,17 +43,35 @@ pub(crate) enum Fault {
     Partition,
     /// An agent's process dies; its attempts fail.
     AgentDown,
+    /// An agent is taken out of one sidecar's configuration and put into another's.
+    AgentMoves,
+    /// An agent is declared by a second sidecar, too, for a while.
+    AgentTwice,
 }
 
 impl Fault {
     /// It hits the control plane, its store, or this sidecar, which is of the core.
     pub(crate) fn hits_core(self, side: usize) -> bool {
-        let shared = [Self::ControlCrash, Self::ControlPause, Self::StoreUnknown, Self::StoreFull, Self::StoreSlow];
+        let shared = [
+            Self::ControlCrash,
+            Self::ControlPause,
+            Self::Zombie,
+            Self::ClockJump,
+            Self::AgentMoves,
+            Self::AgentTwice,
+            Self::StoreUnknown,
+            Self::StoreFull,
+            Self::StoreSlow,
+        ];
         side == 0 || shared.contains(&self)
     }
 }
 
-pub(crate) const FAULTS: [Fault; 14] = [
+pub(crate) const FAULTS: [Fault; 18] = [
+    Fault::Zombie,
+    Fault::ClockJump,
+    Fault::AgentMoves,
+    Fault::AgentTwice,
     Fault::ControlCrash,
     Fault::ControlPause,
     Fault::StoreUnknown,

@@ -36,6 +36,8 @@ pub(crate) struct Sidecar {
     pub(crate) session: Option<Session>,
     pub(crate) paused: Option<Vec<Event>>,
     settings: Settings,
+    /// The configuration file, which the next process reads.
+    configured: BTreeMap<String, v1::AgentSpec>,
     pub(crate) disk: Disk,
     /// What survives the process.
     pub(crate) journal: Recovered,
@@ -49,6 +51,14 @@ pub(crate) struct Sidecar {
     pub(crate) boot: u64,
     /// Its stream's number and place in the world.
     pub(crate) link: Option<(Connection, usize)>,
+    /// It has said goodbye since its last welcome.
+    pub(crate) left: bool,
+    /// A hello was said on this stream before the last one had its welcome, or comes once more: the
+    /// leader's numbers begin anew with each, the sidecar's do not. Lists settle what that confuses.
+    pub(crate) muddled: bool,
+    pub(crate) greeting: bool,
+    /// Assignments that came on it since its welcome.
+    pub(crate) assigned: Vec<(u64, AttemptKey)>,
     /// The last dial asked for; earlier ones were given up.
     pub(crate) dialling: Connection,
     /// Nothing passes: up, down.
@@ -63,7 +73,7 @@ pub(crate) struct Sidecar {
     pub(crate) events: u64,
     /// Its clocks against the world's.
     mono: u64,
-    wall: i64,
+    pub(crate) wall: i64,
 }
 
 impl Sidecar {
@@ -83,12 +93,14 @@ impl Sidecar {
         let name = format!("s{index}");
         let settings =
             Settings { namespace: "default".into(), sidecar_id: name.clone(), version: "sim".into(), agents: specs };
+        let configured = settings.agents.clone();
         Self {
             name,
             life: 0,
             session: None,
             paused: None,
             settings,
+            configured,
             disk: Disk::Writes,
             journal: Recovered::default(),
             synced: Recovered::default(),
@@ -97,6 +109,10 @@ impl Sidecar {
             failed: false,
             boot: 1,
             link: None,
+            left: false,
+            muddled: false,
+            greeting: false,
+            assigned: Vec::new(),
             dialling: Connection(0),
             cut: (false, false),
             cuts: 0,
@@ -108,6 +124,14 @@ impl Sidecar {
             mono: rng.next() % 1_000_000_000,
             wall: rng.between(0, 600_000) as i64 - 300_000,
         }
+    }
+
+    pub(crate) fn spec(&self, agent: &str) -> Option<v1::AgentSpec> {
+        self.configured.get(agent).cloned()
+    }
+
+    pub(crate) fn declared(&self) -> Vec<String> {
+        self.configured.keys().cloned().collect()
     }
 
     fn write(&mut self, now: u64, entries: Vec<Entry>) {
@@ -125,10 +149,33 @@ impl World {
         self.wall().saturating_add_signed(self.sides[side].wall)
     }
 
+    /// An agent is put into a sidecar's configuration, or taken out: its process is started anew.
+    pub(crate) fn reconfigure(&mut self, index: usize, agent: &str, spec: Option<v1::AgentSpec>) {
+        let side = &mut self.sides[index];
+        match spec {
+            Some(spec) => side.configured.insert(agent.to_owned(), spec),
+            None => side.configured.remove(agent),
+        };
+        if side.session.is_none() {
+            return;
+        }
+        if side.paused.is_none() && self.rng.chance(500) {
+            return self.session(index, Input::Shutdown);
+        }
+        self.sidecar_crash(index, true);
+        let wait = self.rng.skewed(50, 5_000);
+        self.at(self.now + wait, Event::SidecarStart(index));
+    }
+
     pub(crate) fn sidecar_start(&mut self, index: usize) {
         let side = &mut self.sides[index];
         if side.session.is_some() {
             return;
+        }
+        if side.settings.agents != side.configured {
+            side.settings.agents = side.configured.clone();
+            let agents = side.configured.iter().map(|(id, spec)| Agent::new(id.clone(), spec.slots));
+            side.agents = agents.collect();
         }
         self.digest.add(index as u64);
         side.session = Some(Session::new(side.settings.clone()));
@@ -317,6 +364,19 @@ impl World {
         let told = &mut self.ledger.told;
         let key = |attempt: &Option<pb::AttemptRef>| attempt.as_ref().and_then(|a| AttemptKey::try_from(a).ok());
         for message in &request.messages {
+            let seen = match &message.kind {
+                Some(Kind::Receipt(receipt)) => receipt.assigns_seen,
+                Some(Kind::Credit(credit)) => credit.assigns_seen,
+                Some(Kind::Heartbeat(beat)) => beat.assigns_seen,
+                _ => 0,
+            };
+            for (_, key) in side.assigned.iter().filter(|(number, _)| *number <= seen) {
+                let journal = &side.journal;
+                let known = journal.attempts.contains_key(key) || journal.settled.rules_out(*key, Default::default());
+                if !known && !side.failed && !side.muddled && self.options.repeated == 0 {
+                    faults.push(format!("{} calls {key} taken in before it is journaled", side.name));
+                }
+            }
             match &message.kind {
                 Some(Kind::Result(result)) => {
                     let Some(key) = key(&result.attempt) else { continue };

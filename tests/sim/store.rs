@@ -31,6 +31,8 @@ pub(crate) struct Store {
     nonce: u64,
     time: Time,
     epoch: LeaderEpoch,
+    /// A transaction of unknown outcome that lands by the time the store is open again.
+    pub(crate) late: Option<Transaction>,
     /// False between a commit of unknown outcome and the next takeover.
     pub(crate) open: bool,
     /// The next commit's outcome is unknown.
@@ -53,6 +55,7 @@ impl Store {
             nonce: 0,
             time: Time::ZERO,
             epoch: LeaderEpoch { cluster_generation: 1, number: 0 },
+            late: None,
             open: true,
             doubt: false,
             full_until: 0,
@@ -65,6 +68,14 @@ impl Store {
         self.open = true;
         let records = self.bytes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         Loaded { epoch: self.epoch, seq: self.seq, nonce: self.nonce, time: self.time, records }
+    }
+
+    pub(crate) fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    pub(crate) fn time(&self) -> Time {
+        self.time
     }
 
     /// Makes a transaction durable and says what it changed.

@@ -38,7 +38,10 @@ pub(crate) enum Event {
     Landed(u64),
     Reopened(u64),
     ControlStart,
-    ControlResume,
+    ControlResume(u64),
+    ControlEnds(u64),
+    /// The disk has what was sent to it; the answer is yet to come.
+    Written(u64),
     /// A sidecar's process: place and number first.
     Wake(usize, u64),
     Append(usize, u64),
@@ -59,6 +62,8 @@ pub(crate) enum Event {
     Keepalive(usize, Dir),
     Healed(usize, u64),
     DiskWell(usize),
+    /// An agent that was declared twice is so no more.
+    Once(usize, String),
     /// Clients.
     Act(usize),
     Call(Asked),
@@ -129,6 +134,14 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     pub(crate) store: Store,
     pub(crate) control: Control,
+    /// A process that was replaced while it stood still.
+    pub(crate) zombie: Option<Control>,
+    /// What happens now happens to that one, which is in `control` meanwhile.
+    pub(crate) haunted: bool,
+    /// Processes of the control plane so far.
+    pub(crate) lives: u64,
+    /// The control plane's wall clock against the world's.
+    pub(crate) wall_offset: i64,
     pub(crate) sides: Vec<Sidecar>,
     pub(crate) streams: Vec<Stream>,
     pub(crate) ledger: Ledger,
@@ -174,6 +187,10 @@ impl World {
             limits: Limits { payload: 256 << 10, labels: 32, capabilities: 32, slots: 100 },
             store: Store::new(namespace),
             control: Control::default(),
+            zombie: None,
+            haunted: false,
+            lives: 0,
+            wall_offset: 0,
             sides,
             streams: Vec::new(),
             ledger: Ledger::default(),
@@ -256,7 +273,38 @@ impl World {
         self.stats.virtual_ms = self.now;
     }
 
+    /// The control plane's process that an event is for, if it is for a certain one.
+    fn life_of(&self, event: &Event) -> Option<u64> {
+        match event {
+            Event::Tick(life) | Event::Pump(life) | Event::Landed(life) | Event::Reopened(life) => Some(*life),
+            Event::ControlResume(life) | Event::ControlEnds(life) | Event::Written(life) => Some(*life),
+            Event::Arrive(stream, Dir::Up) | Event::Late(stream, _) | Event::Broken(stream, Dir::Up) => {
+                Some(self.streams[*stream].server)
+            }
+            _ => None,
+        }
+    }
+
+    /// Lets something happen to the process that was replaced.
+    pub(crate) fn haunt(&mut self, act: impl FnOnce(&mut Self)) {
+        let Some(zombie) = self.zombie.take() else { return };
+        let current = std::mem::replace(&mut self.control, zombie);
+        self.haunted = true;
+        act(self);
+        self.haunted = false;
+        let zombie = std::mem::replace(&mut self.control, current);
+        self.zombie = zombie.up.then_some(zombie);
+    }
+
     fn happen(&mut self, event: Event) {
+        let life = self.life_of(&event);
+        if life.is_some() && self.zombie.as_ref().map(|zombie| zombie.life) == life {
+            return self.haunt(|world| world.happen_now(event));
+        }
+        self.happen_now(event);
+    }
+
+    fn happen_now(&mut self, event: Event) {
         // What is for a process that stands still waits for it.
         match self.addressee(&event) {
             Some(None) if self.control.paused.is_some() => return self.hold_control(event),
@@ -275,7 +323,10 @@ impl World {
             Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(_) => {}
             Event::ControlStart if !self.control.up => self.control_start(),
             Event::ControlStart => {}
-            Event::ControlResume => self.control_resume(),
+            Event::Written(l) if l == life => self.written(),
+            Event::ControlResume(l) if l == life => self.control_resume(),
+            Event::ControlEnds(_) if self.haunted => self.control_crash(),
+            Event::Written(_) | Event::ControlResume(_) | Event::ControlEnds(_) => {}
             Event::Wake(side, l) if lives(self, side, l) => self.session(side, Input::Tick),
             Event::Append(side, l) if lives(self, side, l) => self.appended(side),
             Event::Dial(side, l, connection) if lives(self, side, l) => self.dialled(side, connection),
@@ -314,6 +365,12 @@ impl World {
             Event::Keepalive(stream, dir) => self.unanswered(stream, dir),
             Event::Healed(side, cut) => self.mend(side, cut),
             Event::DiskWell(side) if self.doom(side) == Doom::Sick => {}
+            Event::Once(side, agent) => {
+                let others = self.sides.iter().filter(|other| other.spec(&agent).is_some()).count();
+                if others > 1 && self.sides[side].spec(&agent).is_some() {
+                    self.reconfigure(side, &agent, None);
+                }
+            }
             Event::DiskWell(side) => self.sides[side].disk = crate::sidecar::Disk::Writes,
             Event::Act(client) => self.act(client),
             Event::Call(asked) => self.call(asked),

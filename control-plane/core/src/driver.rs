@@ -13,6 +13,7 @@ use crate::id::{AttemptId, Revision};
 use crate::leader::{
     Abandoned, CallError, CallId, CloseCause, Connection, Input, Leader, Output, StoreRefusal, ToSidecar, Transaction,
 };
+use crate::mutant::{self, Mutant};
 use crate::record::{Key, Record};
 use crate::time::Time;
 
@@ -164,7 +165,7 @@ impl Machine {
         if self.is_in_doubt() && matches!(input, Input::Tick) {
             return None;
         }
-        let gap = Some(now.since(self.stepped)).filter(|gap| *gap >= SLEPT);
+        let gap = Some(now.since(self.stepped)).filter(|gap| *gap >= SLEPT && !mutant::is(Mutant::NoResume));
         if gap.is_some() {
             self.leader.resume(now);
         }
@@ -209,6 +210,7 @@ impl Machine {
     pub fn take_over(&mut self, leader: Leader, seq: u64, nonce: u64, now: Time) -> bool {
         let flight = self.flight.take();
         let landed = flight.is_some_and(|flight| (flight.seq, flight.nonce) == (seq, nonce));
+        let landed = landed || mutant::is(Mutant::UnknownLanded);
         let Abandoned { decided, waiting } = std::mem::replace(&mut self.leader, leader).abandon();
         self.stepped = now;
         let revision = self.leader.revision();

@@ -9,8 +9,30 @@ pub enum Mutant {
     StaleAttempt,
     /// Replies and messages leave before what they were decided upon has committed.
     ToldBeforeCommit,
+    /// A rejection does.
+    RejectionTold,
+    /// The answer to a repeated call does.
+    DuplicateTold,
+    /// A sidecar is told that an attempt is over before that has committed.
+    SupersededTold,
     /// An assignment that its sidecar does not know of is not offered again.
     NoReoffer,
+    /// An agent is given work however much it has.
+    SlotsIgnored,
+    /// A task is accepted under the id of one that was deleted.
+    IdReused,
+    /// A task is accepted under the id of one that has ended.
+    IdOverwritten,
+    /// A deadline acts although the task has moved on since it was set.
+    StaleTimer,
+    /// A transaction of unknown outcome is taken for landed without proof.
+    UnknownLanded,
+    /// Retention deletes tasks that have not ended.
+    RetentionLive,
+    /// A new leader counts silences from before its time.
+    NoGrace,
+    /// A leader that stood still counts the silence meanwhile.
+    NoResume,
 }
 
 #[cfg(hive_mutant)]

@@ -13,6 +13,7 @@ use super::settled::Settlement;
 use super::types::{Leader, Output, Revision, key_of};
 use super::{Rng, Session, wire};
 use crate::attempt::{AttemptKey, StartAttempt};
+use crate::mutant::{self, Mutant};
 use crate::runtime::RuntimeCommand;
 
 /// Longest grace between TERM and KILL that is honoured.
@@ -46,6 +47,9 @@ impl Numbers {
         if follows {
             self.any_first = false;
             self.arrived = self.arrived.max(number);
+            if mutant::is(Mutant::PrematureSeen) {
+                self.taken = self.arrived;
+            }
         }
         follows
     }
@@ -146,7 +150,10 @@ impl Session {
         let Numbers { hello, arrived: number, .. } = self.assigns;
         let Intake { agents, entries, intents, settled, .. } = intake;
         let taken = Taken { hello, number, agents, intents, settled };
-        if !entries.is_empty() {
+        if mutant::is(Mutant::SkipJournal) {
+            self.append(entries, Vec::new(), out);
+            self.taken(taken, out);
+        } else if !entries.is_empty() {
             self.append(entries, vec![Then::Take(taken)], out);
         } else if let Some(last) = self.pending.back_mut() {
             // Nothing new to write, but what it repeats may still be on its way to the disk.

@@ -12,6 +12,7 @@ use super::record::Entry;
 use super::settled::Settled;
 use super::types::{Connection, Leader, Output, Revision, key_of};
 use super::{Agent, Rng, Session, wire};
+use crate::mutant::{self, Mutant};
 use std::time::Duration;
 
 impl Session {
@@ -154,6 +155,7 @@ impl Session {
     fn tell_all_again(&mut self) {
         for attempt in self.attempts.values_mut() {
             match &mut attempt.phase {
+                Phase::Finished { due_ms: u64::MAX, .. } if mutant::is(Mutant::ResultOnce) => {}
                 Phase::Finished { due_ms, wait_ms, .. } => (*due_ms, *wait_ms) = (self.now.mono_ms, 0),
                 Phase::Running { .. } => attempt.tell_started = true,
                 _ => {}

@@ -12,6 +12,7 @@ use super::settled::Settlement;
 use super::types::{Output, Revision, key_of};
 use super::{Session, wire};
 use crate::attempt::AttemptKey;
+use crate::mutant::{self, Mutant};
 use crate::runtime::RuntimeCommand;
 
 /// First and longest wait before a result is sent again on the same stream.
@@ -32,7 +33,8 @@ impl Session {
         let Some(attempt) = self.attempts.get_mut(&key) else { return };
         let revision = Revision::from_wire(release.revision.as_ref());
         let assigned = &attempt.assigned;
-        if release.kind() == ReleaseKind::Unspecified || revision < assigned.revision || self.leader < assigned.leader {
+        let stale = revision < assigned.revision || self.leader < assigned.leader;
+        if release.kind() == ReleaseKind::Unspecified || stale && !mutant::is(Mutant::StaleNo) {
             self.stats.releases_refused += 1;
             tracing::warn!(attempt = %key, ?revision, leader = ?self.leader, "refused a release");
             return;
@@ -97,7 +99,7 @@ impl Session {
             flying += result.encoded_len();
             messages.push(wire::message(Kind::Result(result)));
             *wait_ms = (*wait_ms * 2).clamp(RESEND_MS.0, RESEND_MS.1);
-            *due_ms = now + *wait_ms;
+            *due_ms = if mutant::is(Mutant::ResultOnce) { u64::MAX } else { now + *wait_ms };
             self.stats.results_sent += 1;
         }
     }

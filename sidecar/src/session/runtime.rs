@@ -12,6 +12,7 @@ use super::record::Entry;
 use super::report::PROGRESS_MS;
 use super::types::Output;
 use crate::attempt::{AttemptEnd, AttemptKey};
+use crate::mutant::{self, Mutant};
 use crate::runtime::{RuntimeCommand, RuntimeEvent};
 
 impl Session {
@@ -70,6 +71,9 @@ impl Session {
         if attempt.released {
             self.forget(key, out);
         } else {
+            if mutant::is(Mutant::ResultUnjournaled) {
+                attempt.phase = Phase::Finished { end: end.clone(), due_ms: self.now.mono_ms, wait_ms: 0 };
+            }
             self.append(vec![Entry::Ended { key, end }], vec![Then::Finish(key)], out);
         }
     }

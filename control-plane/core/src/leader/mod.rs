@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use crate::command::{Command, Context, Reply};
 use crate::id::{AgentId, AttemptId, LeaderEpoch, Namespace, Revision, SidecarId};
+use crate::mutant::{self, Mutant};
 use crate::record::{Key, Record};
 use crate::rejection::Rejection;
 use crate::rules;
@@ -91,7 +92,8 @@ impl Leader {
         let mut hosts = BTreeMap::new();
         for (namespace, space) in state.spaces() {
             for sidecar in space.sidecars.keys().chain(space.hosts.keys()) {
-                hosts.insert((namespace.clone(), sidecar.clone()), Host::unheard(now, Duration::ZERO));
+                let heard = if mutant::is(Mutant::NoGrace) { Time::ZERO } else { now };
+                hosts.insert((namespace.clone(), sidecar.clone()), Host::unheard(heard, Duration::ZERO));
             }
         }
         // What each was told by an earlier leader is not known: as much as for all of them together.
@@ -188,7 +190,13 @@ impl Leader {
             match work {
                 Work::Call { call, namespace, command } => {
                     let result = self.decide(now, &namespace, command, random(), out);
-                    self.park(Parked::Reply(call, result.map_err(CallError::from)), out);
+                    let early = match &result {
+                        Err(_) => mutant::is(Mutant::RejectionTold),
+                        Ok(Reply::Task { duplicate, .. }) => *duplicate && mutant::is(Mutant::DuplicateTold),
+                        Ok(_) => false,
+                    };
+                    let reply = Parked::Reply(call, result.map_err(CallError::from));
+                    if early { self.tell(reply, out) } else { self.park(reply, out) }
                 }
                 Work::Barrier(call) => {
                     self.forming.forced = true;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use super::Rule;
 use crate::command::{Decision, Effect, Reply, StopReason};
 use crate::id::TaskId;
+use crate::mutant::{self, Mutant};
 use crate::record::{Cause, DisconnectPolicy, End, Failure, Phase};
+use crate::time::Time;
 
 impl Rule<'_> {
     /// Acts on a task's deadline if it has come; an early or stale call changes nothing.
     pub(super) fn expire(&self, id: TaskId) -> Decision {
         let Some(task) = self.space.task(id) else { return Decision::reply(Reply::Done) };
-        let now = self.ctx.now;
+        let now = if mutant::is(Mutant::StaleTimer) { Time::NEVER } else { self.ctx.now };
         let margin = self.settings.cancel_grace + self.settings.report_margin;
         if let (Some(at), Some(_)) = (task.cancel, task.run())
             && now >= at + margin

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Rule;
 use crate::command::{Decision, Reply};
 use crate::id::TaskId;
+use crate::mutant::{self, Mutant};
 use crate::record::{BlobPart, Body, Change, End, Key, NamespaceRecord, Phase, Record, TaskRecord};
 use crate::settings::Retention;
 use crate::state::Space;
@@ -36,6 +37,10 @@ pub fn evictable(space: &Space, retention: &Retention, now: Time, most: usize) -
             excess_bytes = excess_bytes.saturating_sub(task.retained_bytes());
             ids.push(task.id);
         }
+    }
+    if mutant::is(Mutant::RetentionLive) {
+        let living = space.tasks.values().filter(|task| now >= task.created + retention.min_age);
+        ids.extend(living.map(|task| task.id).take(most));
     }
     ids.sort_unstable();
     ids.dedup();

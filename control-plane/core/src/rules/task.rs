@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::Rule;
 use crate::command::{Decision, Effect, Reply, StopReason};
 use crate::id::TaskId;
+use crate::mutant::{self, Mutant};
 use crate::record::{BlobKey, BlobPart, Cause, End, Phase, Record, Run, TaskRecord, TaskSpec};
 use crate::rejection::Rejection;
 use crate::state::Match;
@@ -14,7 +15,8 @@ use crate::time::Time;
 
 impl Rule<'_> {
     pub(super) fn submit(&self, id: TaskId, spec: Arc<TaskSpec>, blob: Option<Bytes>) -> Result<Decision, Rejection> {
-        if let Some(task) = self.space.task(id) {
+        let taken = |task: &&Arc<TaskRecord>| !(task.is_ended() && mutant::is(Mutant::IdOverwritten));
+        if let Some(task) = self.space.task(id).filter(taken) {
             return if task.spec.digest == spec.digest {
                 Ok(Decision::reply(Reply::Task { task: task.clone(), duplicate: true }))
             } else {
@@ -52,7 +54,7 @@ impl Rule<'_> {
 
     fn refuse_forgotten(&self, id: TaskId) -> Result<(), Rejection> {
         let floor = self.space.floor();
-        if id.time() < floor {
+        if id.time() < floor && !mutant::is(Mutant::IdReused) {
             return Err(Rejection::TaskIdTooOld { floor, cluster_time: self.ctx.now });
         }
         Ok(())

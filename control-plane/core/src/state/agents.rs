@@ -7,6 +7,7 @@ use super::demand::LoadKey;
 use super::soft::{Contact, Offer, Slot, Soft};
 use super::space::Space;
 use crate::id::{AgentId, TaskId};
+use crate::mutant::{self, Mutant};
 use crate::record::{AgentRecord, Depth, Desired};
 
 /// An agent with its slots and what is softly known of it.
@@ -28,6 +29,9 @@ impl AgentEntry {
     #[must_use]
     pub fn room(&self) -> u32 {
         let Some(record) = &self.record else { return 0 };
+        if mutant::is(Mutant::SlotsIgnored) {
+            return u32::from(self.soft.contact == Contact::Connected && self.soft.ready && !record.lost);
+        }
         let takes_work = record.desired == Desired::Active
             && record.depth == Depth::Awake
             && !record.lost

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::soft::{Offer, Slot};
 use super::space::Space;
 use crate::id::{AgentId, TaskId};
+use crate::mutant::{self, Mutant};
 use crate::record::{Phase, TaskRecord};
 use crate::settings::Settings;
 use crate::time::Time;
@@ -16,6 +17,7 @@ pub(crate) fn deadline(task: &TaskRecord, settings: &Settings) -> Time {
         Phase::Pending { since, .. } => *since + task.spec.queue_timeout,
         Phase::Assigned(run) => {
             let began = run.started.unwrap_or(run.assigned);
+            let began = if mutant::is(Mutant::StaleTimer) { run.since } else { began };
             let limit = task.spec.attempt_timeout + run.waited + settings.cancel_grace + settings.report_margin;
             cancelled.min(began + limit)
         }
