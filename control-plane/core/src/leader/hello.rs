@@ -48,6 +48,9 @@ impl Leader {
         let in_use = self.refuse_in_use(&mut hello);
         match self.try_admit(now, connection, &hello, random(), out) {
             Err(cause) => {
+                // A sidecar leaves for good upon this, so it takes a commit: a leader that was replaced
+                // and does not know it can't make one.
+                self.forming.forced |= matches!(cause, CloseCause::Rejected(Rejection::SidecarFenced(_)));
                 if self.hosts.by_connection(connection).is_none() {
                     self.park(Parked::Close { connection, cause }, out);
                 } else {

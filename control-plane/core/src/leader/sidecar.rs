@@ -68,13 +68,21 @@ impl Leader {
         }
     }
 
-    /// The agent that has an attempt now, if this sidecar hosts it.
+    /// The agent that has an attempt now, if this sidecar hosts it, or had it when the attempt was
+    /// assigned and has only ceased to declare it: what such a one finished still counts.
     fn speaks_for(&self, namespace: &Namespace, sidecar: &SidecarId, token: AttemptId) -> Option<AgentId> {
         let space = self.state.space(namespace)?;
         let current = |attempt| attempt == token.attempt || mutant::is(Mutant::StaleAttempt);
         let task = space.task(token.task).filter(|task| current(task.attempt))?;
-        let agent = space.agent(&task.run()?.agent)?;
-        (agent.host.as_ref() == Some(sidecar)).then(|| agent.id.clone())
+        let run = task.run()?;
+        let agent = space.agent(&run.agent)?;
+        let hosts = agent.host.as_ref() == Some(sidecar);
+        let hosted = || {
+            // Its host may have rebooted since: the journal kept what had finished.
+            let could = space.sidecar(sidecar).is_some_and(|host| host.generation >= run.incarnation.generation);
+            agent.host.is_none() && agent.moved == run.incarnation.moved.next() && could
+        };
+        (hosts || hosted()).then(|| agent.id.clone())
     }
 
     #[expect(clippy::too_many_arguments, reason = "one message with where it came from")]
