@@ -35,6 +35,9 @@ const RUNTIMES: Duration = Duration::from_secs(8);
 
 /// Starts the runtime of an agent; see [`crate::runtime::spawn`].
 pub trait Runtimes {
+    /// Ends what runs for agents that are declared no longer; see [`crate::runtime::strays`].
+    fn end_strays(&self, _declared: &[AgentConfig], _tasks: &Tasks) {}
+
     /// Starts one.
     fn spawn(
         &self,
@@ -119,6 +122,7 @@ pub async fn run<C: Connect, R: Runtimes>(
     mut shutdown: mpsc::Receiver<()>,
 ) -> Result<ExitReason, Error> {
     let Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, clock, rng, tasks } = parts;
+    runtimes.end_strays(&agents, &tasks);
     let (journal, recovered, writing) = journal;
     let (answer, mut answers) = mpsc::channel::<(JournalSeq, bool)>(MAILBOX);
     let (event, mut events) = mpsc::channel::<RuntimeEvent>(MAILBOX);

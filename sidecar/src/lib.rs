@@ -131,6 +131,11 @@ pub async fn run_from<C: Connect, R: Runtimes>(
 struct Real(Dirs);
 
 impl Runtimes for Real {
+    fn end_strays(&self, declared: &[AgentConfig], tasks: &Tasks) {
+        let declared: Vec<String> = declared.iter().map(|agent| agent.id.clone()).collect();
+        runtime::strays::end(&self.0, &declared, tasks);
+    }
+
     fn spawn(
         &self,
         agent: &AgentConfig,

@@ -101,3 +101,21 @@ async fn an_agent_declared_twice_costs_a_sidecar_no_other() {
     assert!(rig.sidecar_process("sidecar-1").terminate(LONG).await.success());
     assert_eq!(work(&rig, "cmd-1").await, "cmd-1\n");
 }
+
+#[tokio::test]
+async fn an_agent_taken_out_of_the_file_leaves_nothing_running() {
+    let mut rig = Rig::new().await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("sidecar-1", &[gate.agent("cmd-1"), AgentDef::demo("demo-1"), AgentDef::demo("demo-2")]).await;
+    let task = rig.submit(TaskSpec::new("gated")).await.id();
+    let program = gate.begun(1).await;
+    let process = rig.agent_process("demo-1").expect("the agent's process");
+    rig.sidecar_process("sidecar-1").kill9();
+    rig.sidecar("sidecar-1", &[AgentDef::demo("demo-2")]).await;
+    soon("the program and the agent's process end", || !alive(program) && !alive(process)).await;
+    // What it ran is tried elsewhere.
+    rig.sidecar("sidecar-2", &[gate.agent("cmd-2")]).await;
+    gate.begun(2).await;
+    gate.open();
+    assert_eq!(rig.result(task).await.1, "cmd-2 2\n");
+}

@@ -9,6 +9,7 @@ pub(crate) mod ledger;
 mod outbox;
 mod process;
 mod run;
+pub mod strays;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
