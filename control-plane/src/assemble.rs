@@ -102,7 +102,7 @@ pub async fn services<S: Store>(
     let store = Arc::new(store);
     let (driver, handle) =
         driver::prepare(Arc::clone(&store), settings(config), config.namespaces.clone(), sources).await?;
-    core.spawn(TaskKind::Driver, driver.run(core.stopping()));
+    core.spawn(TaskKind::Driver, driver.run(core.stopping(), edge.stopping()));
 
     let logs = Logs::default();
     let watches = Watches::new(edge.clone(), config.limits.watches, &config.watch);

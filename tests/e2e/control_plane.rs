@@ -8,7 +8,7 @@ use hive_sdk::client::{Event, TaskExt as _, TaskFilter, TaskSpec};
 use hive_sdk::proto::{AgentPhase, TaskState};
 use rustix::process::Signal;
 
-use crate::harness::{AgentDef, LONG, Rig, eventually, now, spawn};
+use crate::harness::{AgentDef, LONG, LOSES, Rig, eventually, now, spawn};
 use crate::programs::Gate;
 
 #[tokio::test]
@@ -32,6 +32,29 @@ async fn a_graceful_stop_restarts_no_task() {
     assert_eq!(rig.result(command).await.0.attempt, 1);
     assert_eq!(rig.result(sdk).await.0.attempt, 1);
     assert_eq!(gate.runs(), 1);
+}
+
+/// While it stops it has sent its sidecars away: their silence is its own doing.
+#[tokio::test]
+async fn a_slow_stop_blames_nobody() {
+    let mut rig = Rig::with(&[LOSES[0], ("shutdown.drain", "8s")]).await;
+    let gate = Gate::new(rig.path());
+    rig.sidecar("sidecar-1", &[gate.agent("cmd-1")]).await;
+    let id = rig.submit(TaskSpec::new("gated")).await.id();
+    gate.begun(1).await;
+    rig.sidecar("sidecar-2", &[AgentDef::demo("demo-1")]).await;
+    // Its stream does not end, so the stop takes the whole drain, which is longer than the grace.
+    rig.sidecar_process("sidecar-2").pause();
+    let begun = now();
+    rig.control_plane().signal(Signal::TERM);
+    rig.control_plane().wait(LONG).await;
+    assert!(now().duration_since(begun) > Duration::from_secs(5), "too quick a stop to show anything");
+    rig.set("session.lost", "30s");
+    rig.start_control_plane().await;
+    rig.sidecar_process("sidecar-2").resume();
+    rig.phase("cmd-1", AgentPhase::Ready).await;
+    gate.open();
+    assert_eq!((rig.result(id).await.0.attempt, gate.runs()), (1, 1));
 }
 
 #[tokio::test]

@@ -177,6 +177,12 @@ impl Machine {
         gap
     }
 
+    /// The server is stopping and has sent its sidecars away: that they are silent is its own doing, and
+    /// no grace runs.
+    pub fn rest(&mut self, now: Time) {
+        self.leader.resume(now);
+    }
+
     /// A new stream: what is meant for it is told from here on.
     pub fn attach(&mut self, connection: Connection) {
         self.streams.insert(connection, Vec::new());

@@ -119,11 +119,12 @@ pub async fn prepare<S: Store>(
 }
 
 impl<S: Store> Driver<S> {
-    /// Runs until `stop` is cancelled. What was accepted by then is committed first.
+    /// Runs until `stop` is cancelled. What was accepted by then is committed first. From `leaving` on
+    /// nobody is blamed for being out of contact.
     ///
     /// # Errors
     /// The lead was lost for good, or the store's content can't be trusted.
-    pub async fn run(mut self, stop: CancellationToken) -> tasks::Outcome {
+    pub async fn run(mut self, stop: CancellationToken, leaving: CancellationToken) -> tasks::Outcome {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut census = tokio::time::interval(metrics::UPKEEP_EVERY);
@@ -144,7 +145,12 @@ impl<S: Store> Driver<S> {
                     }
                 },
                 () = stop.cancelled(), if !stopping => continue,
-                _ = tick.tick() => self.step(Input::Tick),
+                _ = tick.tick() => {
+                    if leaving.is_cancelled() {
+                        self.machine.rest(self.clock.now());
+                    }
+                    self.step(Input::Tick);
+                }
                 _ = census.tick() => self.count(),
                 request = self.mailbox.recv(), if self.machine.is_ready() => match request {
                     Some(request) => self.take(request),
