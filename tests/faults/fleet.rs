@@ -298,6 +298,11 @@ impl Fleet {
         Judged { found, accepted: self.recorder.counts().0, attempts: history.runs.len() }
     }
 
+    /// Bytes the control plane has written to its log.
+    pub(crate) fn logged(&self) -> u64 {
+        std::fs::metadata(self.rig.path().join("control-plane.log")).map_or(0, |meta| meta.len())
+    }
+
     /// The last lines of a log, to explain a failure.
     pub(crate) fn log_tail(&self, name: &str, lines: usize) -> String {
         let text = std::fs::read(self.rig.path().join(format!("{name}.log"))).unwrap_or_default();

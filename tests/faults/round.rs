@@ -4,6 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
+use hive_sdk::Client;
+use hive_sdk::proto::AgentPhase;
+
 use crate::act::{self, Active};
 use crate::agent::only;
 use crate::checker::{Finding, Kind as Promise};
@@ -17,6 +21,8 @@ use crate::tools::Tools;
 
 /// The control plane's memory never passes it, under whatever load the lab makes.
 pub(crate) const MOST_MEMORY: u64 = 512 * MIB;
+/// Nor does it write more than this to its log in a round, whatever peers do.
+const MOST_LOGGED: u64 = MIB;
 /// A call over a new connection may take so long under a flood.
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -45,8 +51,12 @@ pub(crate) async fn run(
 ) -> Round {
     let from = uptime_us();
     fleet.peak.take_recent();
+    let logged = fleet.logged();
     let quiet = faults.iter().all(|fault| keeps_contact(fault));
-    let contact = if quiet { contact_lost(fleet).await } else { 0.0 };
+    if quiet {
+        // What an earlier round did must not be put down to this one.
+        fleet.all_ready().await;
+    }
     let lasts = faults.iter().map(|fault| fault.lasts(thorough, |low, high| rng.within(low, high))).max();
     let lasts = lasts.unwrap_or_default();
     if fleet.size == Size::Disk && faults.iter().any(|fault| fault.kind == Kind::ControlPlaneDiskNoReserve) {
@@ -63,6 +73,7 @@ pub(crate) async fn run(
     // Without a descriptor there are no new connections.
     let dials = quiet && faults.iter().all(|fault| fault.kind != Kind::ControlPlaneDescriptors);
     let fresh = dials.then(|| spawn(fresh_calls(fleet.rig.endpoint(), fleet.caller.clone(), begun + lasts)));
+    let contact = quiet.then(|| spawn(out_of_contact(fleet.rig.client_within(FRESH), begun + lasts)));
     tokio::time::sleep(lasts).await;
     let lasted = now().duration_since(begun);
     let cpu_percent = (cpu_ms(pid) - cpu).max(0.0) / lasted.as_secs_f64().max(0.001) / 10.0;
@@ -97,13 +108,15 @@ pub(crate) async fn run(
         }
     }
     if quiet {
-        let contact = contact_lost(fleet).await - contact;
-        if contact > 0.0 {
-            round.broke(format!("agents went out of contact {contact} times"));
-        }
         if fared.failed > 0 {
             round.broke(format!("{} of {} calls failed", fared.failed, fared.failed + fared.told));
         }
+    }
+    if let Some(contact) = contact
+        && let Ok(gone) = contact.await
+        && !gone.is_empty()
+    {
+        round.broke(format!("agents went out of contact: {gone:?}"));
     }
     if let Some(fresh) = fresh
         && let Ok(Some(failure)) = fresh.await
@@ -111,6 +124,10 @@ pub(crate) async fn run(
         round.broke(format!("a call over a new connection: {failure}"));
     }
     still_there(fleet, &mut round);
+    let logged = fleet.logged() - logged;
+    if logged > MOST_LOGGED {
+        round.broke(format!("the control plane wrote {} KiB to its log", logged >> 10));
+    }
     round.peak = fleet.peak.take_recent();
     if round.peak > MOST_MEMORY {
         round.broke(format!("the control plane had {} MiB", round.peak / MIB));
@@ -131,9 +148,16 @@ fn keeps_contact(fault: &Fault) -> bool {
         || matches!(fault.kind, Kind::ControlPlaneDescriptors | Kind::ClockForward | Kind::ClockBack)
 }
 
-async fn contact_lost(fleet: &Fleet) -> f64 {
-    let suspected = fleet.rig.metric("hive_agents_suspected_total").await;
-    suspected + fleet.rig.metric("hive_agents_lost_total").await
+/// Agents seen SUSPECT or LOST until then.
+async fn out_of_contact(client: Client, until: std::time::Instant) -> BTreeSet<String> {
+    let mut gone = BTreeSet::new();
+    while now() < until {
+        let agents: Vec<_> = client.list_agents("", false).try_collect().await.unwrap_or_default();
+        let out = agents.iter().filter(|agent| matches!(agent.phase(), AgentPhase::Suspect | AgentPhase::Lost));
+        gone.extend(out.map(|agent| agent.id.clone()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    gone
 }
 
 /// Waits until there are ended tasks old enough for retention to delete.

@@ -239,7 +239,8 @@ impl Config {
                 filter: r.take(
                     "log.filter",
                     "Which events are logged, such as `info,hive_control_plane=debug`.",
-                    "info".to_owned(),
+                    // A peer that resets calls could write thousands of h2's warnings a second.
+                    "info,h2=error".to_owned(),
                 ),
             },
             limits: Limits::read(r),
