@@ -8,6 +8,9 @@ use crate::id::{AgentId, BootId, Generation, SidecarId};
 use crate::record::{AgentRecord, AgentSpec, Desired, Digest, Record, SidecarRecord};
 use crate::rejection::Rejection;
 
+/// No sidecar was ever given such a generation. Taken up, a claim of it would leave no higher one to give.
+const BEYOND: Generation = Generation(u64::MAX / 2);
+
 impl Rule<'_> {
     /// A known boot comes back without a write; a new one gets a new generation, unless the one on
     /// record may still be alive.
@@ -35,6 +38,9 @@ impl Rule<'_> {
             if rival {
                 return Err(Rejection::SidecarIdInUse(id));
             }
+        }
+        if claimed >= BEYOND {
+            return Err(Rejection::SidecarFenced(id));
         }
         // A journal from before a restore may hold a higher generation than any on record.
         let known = before.map_or(self.space.tenant().generation, |known| known.generation);
