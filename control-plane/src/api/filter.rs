@@ -43,6 +43,13 @@ impl Filter {
         !(self.states.is_empty() && self.capability.is_empty() && self.agent.is_empty() && self.labels.is_empty())
     }
 
+    /// Only what has ended is asked for: nothing softly known can make a task match.
+    pub(super) fn is_of_the_ended(&self) -> bool {
+        use v1::TaskState as S;
+        let ended = |state: &S| matches!(state, S::Succeeded | S::Failed | S::Cancelled | S::Expired);
+        !self.states.is_empty() && self.states.iter().all(ended)
+    }
+
     pub(super) fn matches(&self, task: &TaskRecord, soft: &TaskSoft) -> bool {
         let label =
             |(key, value): (&String, &String)| task.spec.labels.get(key.as_str()).is_some_and(|v| **v == **value);

@@ -387,8 +387,9 @@ fn about<'a>(event: &'a Event, namespace: &'a Namespace) -> VecDeque<(&'a Key, O
             .filter(|(key, _)| key.namespace() == namespace)
             .map(|(key, record)| (key, record.as_ref(), *revision, true))
             .collect(),
-        Event::Touched { revision, key } if key.namespace() == namespace => [(key, None, *revision, false)].into(),
-        Event::Touched { .. } => VecDeque::new(),
+        Event::Touched { revision, keys } => {
+            keys.iter().filter(|key| key.namespace() == namespace).map(|key| (key, None, *revision, false)).collect()
+        }
     }
 }
 

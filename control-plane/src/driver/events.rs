@@ -21,12 +21,12 @@ pub enum Event {
         /// What it wrote; none deletes.
         changes: Arc<[(Key, Option<Record>)]>,
     },
-    /// Something softly known of a record changed: read it again.
+    /// Something softly known of records changed: read them again.
     Touched {
         /// The last commit.
         revision: Revision,
-        /// Which record.
-        key: Key,
+        /// Which records; each once.
+        keys: Arc<[Key]>,
     },
 }
 

@@ -14,7 +14,7 @@ pub use events::Event;
 pub use handle::{Attachment, Handle, Refusal};
 pub use store::{lead, refusal};
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use hive_core::command::Reply;
 use hive_core::driver::{Act, Landing, Machine, Next};
 use hive_core::id::{Namespace, Revision};
 use hive_core::leader::{CallError, CallId, Connection, Input, Stats, Transaction};
+use hive_core::record::Key;
 use hive_core::settings::Settings;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,8 @@ pub struct Driver<S> {
     next_call: u64,
     edges: HashMap<Connection, mpsc::Sender<Down>>,
     events: broadcast::Sender<Event>,
+    /// Records of which something soft changed in this round.
+    touched: BTreeSet<Key>,
     random: Random,
     flight: Option<InFlight>,
     /// The leader's counters as last published.
@@ -111,6 +114,7 @@ pub async fn prepare<S: Store>(
         next_call: 0,
         edges: HashMap::new(),
         events,
+        touched: BTreeSet::new(),
         random: Random(sources.seed),
         flight: None,
         counted: Stats::default(),
@@ -167,6 +171,16 @@ impl<S: Store> Driver<S> {
             while let Some(act) = self.machine.next(now, &mut || self.random.next()) {
                 self.perform(act);
             }
+            self.tell_touched();
+        }
+    }
+
+    /// One event for all that a round touched: singly, a burst would outrun every watcher.
+    fn tell_touched(&mut self) {
+        let keys = std::mem::take(&mut self.touched);
+        if !keys.is_empty() && self.events.receiver_count() > 0 {
+            let revision = self.machine.leader().revision();
+            let _none_left = self.events.send(Event::Touched { revision, keys: keys.into_iter().collect() });
         }
     }
 
@@ -279,12 +293,7 @@ impl<S: Store> Driver<S> {
                     let _none_left = self.events.send(Event::Committed { revision, changes: changes.into() });
                 }
             }
-            Act::Touched(key) => {
-                if self.events.receiver_count() > 0 {
-                    let revision = self.machine.leader().revision();
-                    let _none_left = self.events.send(Event::Touched { revision, key });
-                }
-            }
+            Act::Touched(key) => _ = self.touched.insert(key),
             Act::ResultRefused { token, release } => {
                 let reason = release.map_or("not_host", events::release_name);
                 metrics::result_refused(reason);

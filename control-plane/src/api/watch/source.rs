@@ -1,7 +1,7 @@
 //! What each kind of watch reads and hears.
 
-use hive_core::leader::View;
-use hive_core::record::{Key, Record};
+use hive_core::leader::{TaskSoft, View};
+use hive_core::record::{Key, Record, TaskRecord};
 
 use super::*;
 
@@ -56,6 +56,66 @@ impl AllTasks {
         let read_at = page.map_or(self.since, |(_, read_at)| *read_at);
         at <= read_at || self.ahead.get(&id).is_some_and(|ahead| at <= *ahead)
     }
+
+    fn committed(&mut self, at: Revision, changes: &[(Key, Option<Record>)]) -> Vec<Sent<Waiting>> {
+        let mut told = Vec::new();
+        self.ahead.retain(|_, ahead| *ahead >= at);
+        for (key, record) in changes {
+            let Key::Task(ns, id) = key else { continue };
+            if *ns != self.namespace || self.shown(*id, at) {
+                continue;
+            }
+            let at = at.max(self.at);
+            let Some(Record::Task(task)) = record else {
+                told.push((Told::Deleted(Waiting::Deleted(*id)), at));
+                self.at = at;
+                continue;
+            };
+            let soft = Default::default();
+            // Also the change by which a task stops matching: whoever saw it must hear it.
+            let matched = self.filter.matches(task, &soft);
+            let followed = self.followed.remove(id);
+            if matched || followed {
+                if matched && self.filter.is_narrow() && !task.is_ended() {
+                    self.followed.insert(*id);
+                }
+                told.push((Told::Changed(Waiting::Task(Arc::clone(task), soft)), at));
+            }
+            self.at = at;
+        }
+        told
+    }
+
+    /// What is softly known is read, all of an event's at once.
+    async fn touched(&mut self, at: Revision, keys: &[Key]) -> Result<Vec<Sent<Waiting>>, Refusal> {
+        let ours = |key: &Key| match key {
+            Key::Task(ns, id) if *ns == self.namespace => Some(*id),
+            _ => None,
+        };
+        let ids: Vec<TaskId> = keys.iter().filter_map(ours).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (ns, now) = (self.namespace.clone(), self.handle.now());
+        let read = move |view: &View<'_>| ids.into_iter().filter_map(|id| find(view, &ns, id, now).ok()).collect();
+        let read: Vec<(Arc<TaskRecord>, TaskSoft, Revision)> = self.handle.read(read).await?;
+        // A touch from before the snapshot is told after it.
+        let at = at.max(self.at);
+        self.at = at;
+        let mut told = Vec::new();
+        for (task, soft, read_at) in read {
+            if !self.filter.matches(&task, &soft) {
+                continue;
+            }
+            // What is read may be ahead of what was heard. It is told under the revision heard, or
+            // what is still to be heard of others would look old.
+            if read_at > at {
+                self.ahead.insert(task.id, read_at);
+            }
+            told.push((Told::Changed(Waiting::Task(task, soft)), at));
+        }
+        Ok(told)
+    }
 }
 
 impl Source for AllTasks {
@@ -90,52 +150,11 @@ impl Source for AllTasks {
     }
 
     async fn hear(&mut self, event: &Event) -> Result<Vec<Sent<Waiting>>, Refusal> {
-        let mut told = Vec::new();
-        let namespace = self.namespace.clone();
-        for (key, record, at, committed) in about(event, &namespace) {
-            self.ahead.retain(|_, ahead| *ahead >= at);
-            let Key::Task(_, id) = key else { continue };
-            if committed && self.shown(*id, at) {
-                continue;
-            }
-            // A touch from before the snapshot is told after it.
-            let at = at.max(self.at);
-            match record {
-                Some(Record::Task(task)) => {
-                    let soft = Default::default();
-                    // Also the change by which a task stops matching: whoever saw it must hear it.
-                    let id = *id;
-                    let matched = self.filter.matches(task, &soft);
-                    if matched || self.followed.remove(&id) {
-                        if matched && self.filter.is_narrow() {
-                            self.followed.insert(id);
-                        }
-                        told.push((Told::Changed(Waiting::Task(Arc::clone(task), soft)), at));
-                    }
-                    if task.is_ended() {
-                        self.followed.remove(&id);
-                    }
-                }
-                _ if committed => told.push((Told::Deleted(Waiting::Deleted(*id)), at)),
-                _ => {
-                    let (ns, id, now) = (namespace.clone(), *id, self.handle.now());
-                    let Ok((task, soft, read_at)) = self.handle.read(move |view| find(view, &ns, id, now)).await?
-                    else {
-                        continue;
-                    };
-                    if self.filter.matches(&task, &soft) {
-                        // What is read may be ahead of what was heard. It is told under the revision
-                        // heard, or what is still to be heard of others would look old.
-                        if read_at > at {
-                            self.ahead.insert(id, read_at);
-                        }
-                        told.push((Told::Changed(Waiting::Task(task, soft)), at));
-                    }
-                }
-            }
-            self.at = at;
+        match event {
+            Event::Committed { revision, changes } => Ok(self.committed(*revision, changes)),
+            Event::Touched { .. } if self.filter.is_of_the_ended() => Ok(Vec::new()),
+            Event::Touched { revision, keys } => self.touched(*revision, keys).await,
         }
-        Ok(told)
     }
 
     fn at(&self) -> Revision {
