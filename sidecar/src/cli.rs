@@ -63,7 +63,9 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One thread: with a task at a time per wake-up, handing it between threads would cost more than
+    // the work.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(serve(config));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hive_proto::sidecar_v1::TailLogs;
+use hive_proto::sidecar_v1::{SessionRequest, TailLogs};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::transport::Endpoint;
@@ -14,10 +14,10 @@ use tonic::transport::Endpoint;
 use crate::attempt::AttemptKey;
 use crate::clock::{self, Clock};
 use crate::config::AgentConfig;
-use crate::journal::{self, Append, Journal, Writing};
+use crate::journal::{Append, Journal, Keeper, Syncing};
 use crate::runtime::{RuntimeCommand, RuntimeEvent};
 use crate::session::record::Recovered;
-use crate::session::{Connection, ExitReason, Input, JournalSeq, LinkEnd, Output, Session};
+use crate::session::{Connection, ExitReason, Input, LinkEnd, Output, Session};
 use crate::tasks::{Kind, Tasks};
 use crate::upstream::{self, Connect, Link, LinkEvent};
 
@@ -25,6 +25,8 @@ use crate::upstream::{self, Connect, Link, LinkEvent};
 const MAILBOX: usize = 256;
 /// Appends the journal has not taken; above this the loop takes no frames and no runtime events.
 const BACKLOG: usize = 1_024;
+/// Inputs that share a turn with the one that began it.
+const TURN: usize = 64;
 /// Commands a runtime has not taken are offered again after this long.
 const OFFER: Duration = Duration::from_millis(20);
 /// Requests for output served at a time; more are refused by silence, which their askers outlive.
@@ -52,7 +54,7 @@ pub trait Runtimes {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The journal's thread is gone.
-    #[error("the journal has stopped answering")]
+    #[error("the journal cannot be written any more")]
     Journal,
     /// A part it cannot do without panicked.
     #[error("an essential task failed; see the log")]
@@ -69,8 +71,8 @@ pub struct Parts<C, R> {
     pub runtimes: R,
     /// The agents.
     pub agents: Vec<AgentConfig>,
-    /// The open journal, what it held, and who writes it.
-    pub journal: (Journal, Recovered, Writing),
+    /// The open journal, what it held, and whether it waits for the disk.
+    pub journal: (Journal, Recovered, Syncing),
     /// Where kept output is.
     pub state_dir: PathBuf,
     /// The machine, not yet started.
@@ -103,8 +105,10 @@ struct Driver<C> {
     clock: Clock,
     rng: Box<dyn FnMut() -> u64 + Send>,
     tasks: Tasks,
-    journal: journal::Handle,
+    journal: Keeper,
     appends: VecDeque<Append>,
+    /// Of this turn.
+    frame: Option<(Connection, SessionRequest)>,
     runtimes: BTreeMap<String, Runtime>,
     link: Option<Link>,
     closing: Option<Link>,
@@ -123,11 +127,10 @@ pub async fn run<C: Connect, R: Runtimes>(
 ) -> Result<ExitReason, Error> {
     let Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, clock, rng, tasks } = parts;
     runtimes.end_strays(&agents, &tasks);
-    let (journal, recovered, writing) = journal;
-    let (answer, mut answers) = mpsc::channel::<(JournalSeq, bool)>(MAILBOX);
+    let (journal, recovered, syncing) = journal;
     let (event, mut events) = mpsc::channel::<RuntimeEvent>(MAILBOX);
     let (link_events, mut heard) = mpsc::channel::<LinkEvent>(MAILBOX);
-    let journal = journal::start(journal, writing, answer).map_err(|_| Error::Journal)?;
+    let journal = Keeper::new(journal, syncing, tasks.clone());
     let spawn = |agent: &AgentConfig| {
         let commands = runtimes.spawn(agent, recovered.adopt(&agent.id), event.clone(), &tasks);
         (agent.id.clone(), Runtime { commands, backlog: VecDeque::new() })
@@ -144,6 +147,7 @@ pub async fn run<C: Connect, R: Runtimes>(
         tasks: tasks.clone(),
         journal,
         appends: VecDeque::new(),
+        frame: None,
         runtimes,
         link: None,
         closing: None,
@@ -152,6 +156,7 @@ pub async fn run<C: Connect, R: Runtimes>(
         exit: None,
     };
     driver.step(Input::Start { recovered: Box::new(recovered), host_boot: clock::host_boot() });
+    driver.settle();
     let mut asked = true;
     while driver.exit.is_none() {
         let wake = driver.session.next_wake();
@@ -159,24 +164,41 @@ pub async fn run<C: Connect, R: Runtimes>(
         let offer = driver.runtimes.values().any(|r| !r.backlog.is_empty());
         let input = tokio::select! {
             biased;
-            answer = answers.recv() => match answer {
-                Some((seq, true)) => Input::Journaled(seq),
-                Some((seq, false)) => Input::JournalFailed(seq),
-                None => return Err(Error::Journal),
-            },
             () = tasks.failed() => return Err(Error::Task),
             stop = shutdown.recv(), if asked => match stop {
                 Some(()) => Input::Shutdown,
                 None => { asked = false; continue }
             },
-            Some(event) = heard.recv(), if room => driver.hear(event),
+            turned = driver.journal.turn(), if driver.journal.is_busy() => {
+                turned.map_err(|_| Error::Journal)?;
+                driver.settle();
+                continue;
+            }
+            Some(event) = heard.recv(), if room => hear(event),
             Some(event) = events.recv(), if room => Input::Runtime(event),
             () = clock.sleep_until(wake.unwrap_or_default()), if wake.is_some() => Input::Tick,
             () = tokio::time::sleep(OFFER), if offer => { driver.offer(); continue }
         };
         driver.step(input);
+        // What came with it shares its write, its frame and its turn.
+        for _ in 0..TURN {
+            let Ok(input) = heard.try_recv().map(hear).or_else(|_| events.try_recv().map(Input::Runtime)) else {
+                break;
+            };
+            driver.step(input);
+        }
+        driver.settle();
     }
     Ok(driver.finish(events).await)
+}
+
+fn hear(event: LinkEvent) -> Input {
+    match event {
+        LinkEvent::Dialed(connection) => Input::Dialed(connection),
+        LinkEvent::DialFailed(connection, end) => Input::DialFailed(connection, end),
+        LinkEvent::Frame(connection, frame) => Input::Frame(connection, frame),
+        LinkEvent::Ended(connection, end) => Input::StreamEnded(connection, end),
+    }
 }
 
 impl<C: Connect> Driver<C> {
@@ -186,22 +208,22 @@ impl<C: Connect> Driver<C> {
         for output in out {
             self.perform(output);
         }
-        while let Some(append) = self.appends.pop_front() {
-            if let Err(append) = self.journal.append(append) {
-                self.appends.push_front(append);
-                break;
-            }
-        }
-        self.offer();
     }
 
-    fn hear(&mut self, event: LinkEvent) -> Input {
-        match event {
-            LinkEvent::Dialed(connection) => Input::Dialed(connection),
-            LinkEvent::DialFailed(connection, end) => Input::DialFailed(connection, end),
-            LinkEvent::Frame(connection, frame) => Input::Frame(connection, frame),
-            LinkEvent::Ended(connection, end) => Input::StreamEnded(connection, end),
+    /// Ends a turn: what is to be journaled is, with all that follows from it, then frames and
+    /// commands go out.
+    fn settle(&mut self) {
+        loop {
+            let answers = self.journal.append(&mut self.appends);
+            if answers.is_empty() {
+                break;
+            }
+            for (seq, done) in answers {
+                self.step(if done { Input::Journaled(seq) } else { Input::JournalFailed(seq) });
+            }
         }
+        self.flush();
+        self.offer();
     }
 
     fn perform(&mut self, output: Output) {
@@ -213,6 +235,7 @@ impl<C: Connect> Driver<C> {
             }
             Output::Send(connection, request) => self.send(connection, request),
             Output::CloseStream(connection) => {
+                self.flush();
                 self.closing = self.link.take_if(|link| link.connection() == connection);
             }
             Output::Runtime { agent, command } => match self.runtimes.get_mut(&agent) {
@@ -224,7 +247,20 @@ impl<C: Connect> Driver<C> {
         }
     }
 
-    fn send(&mut self, connection: Connection, request: hive_proto::sidecar_v1::SessionRequest) {
+    /// Adds to the frame of this turn.
+    fn send(&mut self, connection: Connection, request: SessionRequest) {
+        let request = match &mut self.frame {
+            Some((of, frame)) if *of == connection => upstream::join(frame, request),
+            _ => Some(request),
+        };
+        if let Some(request) = request {
+            self.flush();
+            self.frame = Some((connection, request));
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some((connection, request)) = self.frame.take() else { return };
         let Some(link) = self.link.as_ref().filter(|link| link.connection() == connection) else { return };
         if !link.send(request) {
             tracing::warn!("the control plane takes nothing in; cutting the stream");
@@ -293,9 +329,7 @@ impl<C: Connect> Driver<C> {
             () = tokio::time::sleep(RUNTIMES) => tracing::warn!("an agent did not end in time"),
         }
         let Self { journal, tasks, exit, .. } = self;
-        if tasks.spawn_blocking(move || journal.close()).await.is_err() {
-            tracing::error!("the journal could not be closed");
-        }
+        journal.close().await;
         if tokio::time::timeout(FAREWELL, tasks.finish()).await.is_err() {
             tracing::warn!("tasks were still running at the end");
         }

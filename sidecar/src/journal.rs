@@ -3,18 +3,18 @@
 //! Layout: [`HEADER`], then records of `length, CRC-32, bytes` (little endian). An append is one
 //! `write`, so it survives kill -9 once it returns; `fdatasync` follows for what nobody has released
 //! 20 ms later. A torn end is cut off; damage in the middle is an error. When little of the file is
-//! still of use it is rewritten and renamed over. All of it happens on a thread of its own.
+//! still of use it is rewritten and renamed over. Syncs and rewrites happen on threads that may block.
 //!
 //! What the facts mean is left to [`crate::session`].
 
 mod codec;
 mod file;
-mod thread;
+mod keeper;
 
 use std::path::PathBuf;
 
 pub use file::{Journal, Limits, frame, replay};
-pub use thread::{Append, Handle, Writing, start};
+pub use keeper::{Append, Keeper, Lost, Syncing};
 
 /// First bytes of the file; the number is the version of the format.
 pub const HEADER: &[u8; 16] = b"hive-sidecar/1\r\n";

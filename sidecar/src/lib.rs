@@ -26,7 +26,7 @@ use attempt::AttemptKey;
 use clock::Clock;
 use config::{AgentConfig, SidecarConfig};
 use driver::{Parts, Runtimes};
-use journal::{Journal, Limits, Writing};
+use journal::{Journal, Limits, Syncing};
 use runtime::{Dirs, RuntimeCommand, RuntimeEvent};
 use session::{ExitReason, Session, Settings};
 use tasks::Tasks;
@@ -82,18 +82,18 @@ pub async fn run_with<C: Connect, R: Runtimes>(
     shutdown: mpsc::Receiver<()>,
 ) -> Result<ExitReason, Error> {
     let rng = Box::new(clock::rng().map_err(Error::Random)?);
-    let sources = Sources { clock: Clock::real(), rng, writing: Writing::Thread };
+    let sources = Sources { clock: Clock::real(), rng, syncing: Syncing::AsNeeded };
     run_from(config, connect, runtimes, limits, sources, shutdown).await
 }
 
-/// Where time and chance come from, and who writes the journal: what a simulation brings itself.
+/// Where time and chance come from, and whether the disk is waited for: what a simulation brings itself.
 pub struct Sources {
     /// The session's time.
     pub clock: Clock,
     /// The session's random numbers.
     pub rng: Box<dyn FnMut() -> u64 + Send>,
-    /// The journal's writer.
-    pub writing: Writing,
+    /// Whether the journal waits for the disk.
+    pub syncing: Syncing,
 }
 
 /// As [`run_with`], from sources of the caller's choice.
@@ -110,7 +110,7 @@ pub async fn run_from<C: Connect, R: Runtimes>(
 ) -> Result<ExitReason, Error> {
     let endpoint = upstream::endpoint(&config.server);
     let endpoint = endpoint.map_err(|source| Error::Server { server: config.server.clone(), source })?;
-    let Sources { clock, rng, writing } = sources;
+    let Sources { clock, rng, syncing } = sources;
     let (journal, recovered) = Journal::open(&config.state_dir, limits)?;
     let session = Session::new(Settings::new(&config));
     tracing::info!(
@@ -122,7 +122,7 @@ pub async fn run_from<C: Connect, R: Runtimes>(
         "the sidecar starts"
     );
     let (agents, state_dir, tasks) = (config.agents, config.state_dir, Tasks::new());
-    let journal = (journal, recovered, writing);
+    let journal = (journal, recovered, syncing);
     let parts = Parts { connect, endpoint, runtimes, agents, journal, state_dir, session, clock, rng, tasks };
     Ok(driver::run(parts, shutdown).await?)
 }

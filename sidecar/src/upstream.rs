@@ -11,6 +11,7 @@ mod logs;
 mod status;
 
 pub use dial::{Connect, Tcp, endpoint};
+pub(crate) use frames::join;
 pub use link::{Link, LinkEvent};
 pub use logs::push;
 pub use status::meaning;

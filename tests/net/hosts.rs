@@ -15,7 +15,7 @@ use hive_control_plane::store::embedded::ClusterId;
 use hive_core::time::Time;
 use hive_sidecar::clock::Clock;
 use hive_sidecar::config::{AgentConfig, RuntimeKind, SidecarConfig};
-use hive_sidecar::journal::{Limits, Writing};
+use hive_sidecar::journal::{Limits, Syncing};
 use hive_sidecar::session::{ExitReason, Now};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -110,7 +110,7 @@ pub(crate) async fn sidecar(lab: Arc<Lab>, name: String, folder: Arc<Path>, slot
     };
     let mut rng = Rng::new(lab.seed ^ now() ^ name.bytes().fold(0, |hash, byte| hash * 31 + u64::from(byte)));
     let clock = Clock::simulated(|| Now { mono_ms: now() - EPOCH_MS + 1, wall_ms: now() });
-    let sources = hive_sidecar::Sources { clock, rng: Box::new(move || rng.next()), writing: Writing::Inline };
+    let sources = hive_sidecar::Sources { clock, rng: Box::new(move || rng.next()), syncing: Syncing::Never };
     let limits = Limits { min_free: 0, ..Limits::default() };
     let wire = Wire { lab: Arc::clone(&lab), host: name.clone() };
     // Nobody asks it to stop: it crashes, or runs on.

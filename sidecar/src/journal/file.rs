@@ -137,14 +137,29 @@ impl Journal {
         self.file.sync_data()
     }
 
+    /// The same for whoever may block: what was appended so far is synced when it is called.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn syncer(&self) -> io::Result<impl FnOnce() -> io::Result<()> + Send + use<>> {
+        let file = self.file.try_clone()?;
+        Ok(move || file.sync_data())
+    }
+
+    /// A rewrite is worth it.
+    #[must_use]
+    pub fn wants_rewrite(&self) -> bool {
+        let grown = self.len >= self.limits.rewrite.max(2 * self.base);
+        let pressed = self.len >= self.limits.full && self.len >= self.base + self.base / 4;
+        grown || pressed
+    }
+
     /// Rewrites the file with what is still of use, if that is worth it.
     ///
     /// # Errors
     /// It could not be rewritten; the old one is still in place.
     pub fn tidy(&mut self) -> Result<bool, Error> {
-        let grown = self.len >= self.limits.rewrite.max(2 * self.base);
-        let pressed = self.len >= self.limits.full && self.len >= self.base + self.base / 4;
-        if !grown && !pressed {
+        if !self.wants_rewrite() {
             return Ok(false);
         }
         // Should it fail, it is tried again only after as much again was appended.

@@ -9,7 +9,7 @@ pub(super) const FRAME: usize = 1 << 20;
 const ENVELOPE: usize = 64;
 
 /// Adds `next` to `last` if both are of one session and fit one frame; gives it back otherwise.
-pub(super) fn join(last: &mut SessionRequest, next: SessionRequest) -> Option<SessionRequest> {
+pub(crate) fn join(last: &mut SessionRequest, next: SessionRequest) -> Option<SessionRequest> {
     let same = last.session == next.session && last.leader == next.leader;
     if same && last.encoded_len() + next.encoded_len() <= FRAME {
         last.messages.extend(next.messages);
