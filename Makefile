@@ -15,6 +15,7 @@ DIR ?=
 ARGS ?=
 QUICK ?=
 ROUNDS ?=
+ROWS ?=
 FAULT ?=
 SEED ?=
 UPDATE ?=
@@ -27,7 +28,7 @@ TOOLS ?= cargo-deny
 SIM := cargo test $(LOCKED) --quiet --profile sim --package hive --test sim
 SIM_ARGS ?= -- --nocapture
 
-.PHONY: help demo dev build check test sim sim-mutants net fuzz faults services-quietly services tools
+.PHONY: help demo dev build check test sim sim-mutants net fuzz faults bench services-quietly services tools
 
 help: ## list the verbs
 	@echo 'make demo       # build and run Hive on this repository'
@@ -66,6 +67,11 @@ fuzz: ## fuzz each target, or TARGET, for SECONDS_EACH=60 (`make test` runs them
 faults: services-quietly ## crash lab: QUICK=1 each fault once, ROUNDS=n random rounds, FAULT=text, SEED=n
 	@QUICK='$(QUICK)' ROUNDS='$(ROUNDS)' FAULT='$(FAULT)' SEED='$(SEED)' UPDATE='$(UPDATE)' \
 	  cargo test $(LOCKED) --quiet --release --package hive --test faults
+
+# The simulator is built first, so that its build is not part of what is measured.
+bench: build ## measure rows 1-8 beside their yardsticks; ROWS=1,2 picks, QUICK=1 shortens
+	@cargo test $(LOCKED) --quiet --profile sim --package hive --test sim --no-run
+	@ROWS='$(ROWS)' QUICK='$(QUICK)' cargo bench $(LOCKED) --quiet --package hive --bench rows
 
 services-quietly:
 	@.ci/services >/dev/null || echo 'faults: something is missing (above); what needs it is skipped' >&2

@@ -1,5 +1,6 @@
 //! The command line, as types. Everything is checked here; the verbs get values that make sense.
 
+mod bench;
 mod fleet;
 mod task;
 mod value;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use bench::{Bench, BenchCompare, BenchPhase, BenchRun, BenchVerb, Kind, Mix};
 pub(crate) use fleet::{Capability, Demo, Dev};
 pub(crate) use task::{
     Agents, Drain, Input, List, Logs, Page, PayloadSource, Remove, StreamArg, Submit, TaskId, TaskIds, Wait, Watch,
@@ -87,6 +89,8 @@ pub(crate) enum Verb {
     Dev(Dev),
     /// Run a real job over the files of a folder, on a fleet of its own.
     Demo(Demo),
+    /// Measure a fleet under load, or compare two measurements.
+    Bench(Bench),
     /// Write a completion script for a shell.
     Completions {
         /// The shell.
@@ -138,6 +142,10 @@ mod tests {
             "hive status --server 10.0.0.1:7070",
             "hive dev --ephemeral --port 0 --sidecars 2 --slots 1 --ready-file /tmp/r",
             "hive demo --dir /tmp --data /tmp/d --sidecars 2",
+            "hive bench run --sidecars 2 --phases steady --mix noop=9,flaky=1 --json /tmp/r",
+            "hive bench run --attach --server 10.0.0.1:7070",
+            "hive bench compare a b --noise 5",
+            "hive bench agent",
             "hive completions bash",
             "hive demo-agent",
             "hive demo-tool sha256",
@@ -160,6 +168,9 @@ mod tests {
             "hive wait A --timeout 5parsecs",
             "hive list --state asleep",
             "hive list --limit 0",
+            "hive bench",
+            "hive bench run --mix nap=1",
+            "hive bench run --phases rest",
             "hive dev --sidecars 0",
             "hive dev --ephemeral --data /tmp/x",
             "hive demo --stall 0s",

@@ -37,3 +37,10 @@ pub(crate) fn time_of_day() -> String {
     let seconds = wall().as_secs() % 86_400;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
+
+/// Nanoseconds of the machine's monotonic clock, the same in every process on it.
+#[expect(clippy::disallowed_methods, reason = "this file owns the crate's clock")]
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+}

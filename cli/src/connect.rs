@@ -76,6 +76,11 @@ impl Client {
         })
     }
 
+    /// The raw clients, for whoever must not repeat.
+    pub(crate) fn services(&self) -> Services {
+        self.services.clone()
+    }
+
     /// The same connection with another deadline per call.
     pub(crate) fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }

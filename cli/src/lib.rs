@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod bench;
 mod clock;
 mod connect;
 mod demo;
@@ -48,7 +49,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         _ => {}
     }
     let runtime = match cli.verb {
-        Verb::Dev(_) | Verb::Demo(_) | Verb::DemoAgent => {
+        Verb::Dev(_) | Verb::Demo(_) | Verb::Bench(_) | Verb::DemoAgent => {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
         }
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),

@@ -1,6 +1,6 @@
 //! `hive dev`: a whole fleet on this machine that stays up until Ctrl-C.
 
-mod binaries;
+pub(crate) mod binaries;
 mod checks;
 mod child;
 mod config;

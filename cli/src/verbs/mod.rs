@@ -15,7 +15,7 @@ use crate::args::{Cli, Verb};
 use crate::connect::Client;
 use crate::failure::Failure;
 use crate::output::Format;
-use crate::{agent, demo, dev};
+use crate::{agent, bench, demo, dev};
 
 /// What a verb that talks to a control plane works with.
 pub(crate) struct Context {
@@ -29,6 +29,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Dev(args) => return dev::run(args).await,
         Verb::Demo(args) => return demo::run(args).await,
         Verb::DemoAgent => return agent::sdk::run().await,
+        Verb::Bench(args) => return bench::run(args, &cli.global).await,
         other => other,
     };
     let client = Client::new(&cli.global.server, &cli.global.namespace, cli.global.deadline)?;
@@ -46,6 +47,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Drain(args) => agents::drain(&cx, args).await,
         Verb::Remove(args) => agents::remove(&cx, args).await,
         Verb::Status => status::run(&cx).await,
-        Verb::Dev(_) | Verb::Demo(_) | Verb::DemoAgent | Verb::DemoTool { .. } | Verb::Completions { .. } => Ok(()),
+        Verb::Dev(_)
+        | Verb::Demo(_)
+        | Verb::Bench(_)
+        | Verb::DemoAgent
+        | Verb::DemoTool { .. }
+        | Verb::Completions { .. } => Ok(()),
     }
 }

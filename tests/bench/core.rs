@@ -1,8 +1,8 @@
-//! What a dispatch costs and a pending task weighs: `cargo run --release -p hive-core --example scale`.
+//! What a decision costs and a pending task weighs, in a process of its own.
 //!
-//! For each fleet: nanoseconds of one step that gives one task to the one agent with a free slot
-//! (message in, match, decide, apply, index), with a million tasks pending; and resident bytes per
-//! pending task with a 256 B payload. `distinct` fleets have a label of its own on every agent.
+//! For each fleet: the time of one step that gives one task to the one agent with a free slot (message
+//! in, match, decide, apply, index), with very many tasks pending; and resident bytes per pending task
+//! with a payload of 256 B. `distinct` fleets have a label of its own on every agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,8 @@ use hive_core::settings::Settings;
 use hive_core::state::State;
 use hive_core::time::Time;
 
-const PENDING: usize = 1_000_000;
 const HOSTED: usize = 100;
 const KINDS: usize = 8;
-
-#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-fn clock() -> std::time::Instant {
-    std::time::Instant::now()
-}
 
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -121,7 +115,7 @@ impl Fleet {
     }
 }
 
-fn measure(agents: usize, distinct: bool) -> (u128, u128, usize) {
+fn fleet(pending: usize, agents: usize, distinct: bool) -> (Decision, f64) {
     let namespace = Namespace::parse("default").expect("a name");
     let settings = Settings { max_pending: u64::MAX, ..Settings::default() };
     let now = Time(1_700_000_000_000);
@@ -129,14 +123,14 @@ fn measure(agents: usize, distinct: bool) -> (u128, u128, usize) {
     let leader = Leader::new(LeaderEpoch::default(), state, 0, now);
     let mut fleet = Fleet { leader, namespace, now, out: Vec::new(), running: Vec::new() };
     let before = resident();
-    for number in 0..PENDING + agents {
+    for number in 0..pending + agents {
         fleet.submit(number);
         if number % 64 == 0 {
             fleet.settle();
         }
     }
     fleet.settle();
-    let bytes = resident().saturating_sub(before) / (PENDING + agents);
+    let bytes = resident().saturating_sub(before) as f64 / (pending + agents) as f64;
     for number in 0..agents.div_ceil(HOSTED) {
         fleet.host(number, HOSTED.min(agents - number * HOSTED), distinct);
     }
@@ -148,23 +142,40 @@ fn measure(agents: usize, distinct: bool) -> (u128, u128, usize) {
         fleet.frame(connection, FromSidecar::Result { token, outcome });
         fleet.settle();
         let agents = vec![Credit { agent, free: 1, ready: true }];
-        let started = clock();
+        let started = std::time::Instant::now();
         fleet.frame(connection, FromSidecar::Credit { seen, agents });
-        times.push((clock() - started).as_nanos());
+        times.push((started.elapsed()).as_nanos());
         fleet.settle();
     }
     times.sort_unstable();
-    (times[times.len() / 2], times[times.len() * 99 / 100], bytes)
+    let at = |share: usize| times[times.len() * share / 100] as f64 / 1000.0;
+    (Decision { agents, distinct, p50_us: at(50), p99_us: at(99), times: times.len() as u64 }, bytes)
 }
 
-fn main() {
-    println!("| agents | labels | p50 ns | p99 ns |\n|---|---|---|---|");
-    let mut weight = 0;
+/// The cost of a decision in one fleet, in microseconds.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+pub struct Decision {
+    pub agents: usize,
+    pub distinct: bool,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub times: u64,
+}
+
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+pub struct Found {
+    pub decisions: Vec<Decision>,
+    pub bytes_per_task: f64,
+}
+
+/// Prints what was found, as JSON.
+pub fn measure(pending: usize) {
+    let mut found = Found { decisions: Vec::new(), bytes_per_task: 0.0 };
     for (agents, distinct) in [(100, false), (10_000, false), (100_000, false), (10_000, true)] {
-        let (median, tail, bytes) = measure(agents, distinct);
+        let (decision, bytes) = fleet(pending, agents, distinct);
+        found.decisions.push(decision);
         // Later fleets live in memory that earlier ones gave back to the allocator, not to the system.
-        weight = weight.max(bytes);
-        println!("| {agents} | {} | {median} | {tail} |", if distinct { "distinct" } else { "alike" });
+        found.bytes_per_task = found.bytes_per_task.max(bytes);
     }
-    println!("\nbytes per pending task: {weight}");
+    println!("{}", serde_json::to_string(&found).expect("written"));
 }
