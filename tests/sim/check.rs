@@ -35,6 +35,7 @@ impl World {
         self.digest.add(tx.seq);
         self.stats.commits += 1;
         let time = tx.time;
+        self.control.settled += 1;
         match self.store.apply(tx) {
             Ok(changed) => {
                 let tasks = changed.iter().any(|(key, ..)| matches!(key, Key::Task(..)));
@@ -70,7 +71,9 @@ impl World {
     /// A deadline does not act before it has come.
     fn check_deadline(&mut self, before: &TaskRecord, after: &TaskRecord, time: Time) {
         let reported = matches!(after.phase, Phase::Ended { reported: true, .. });
-        let cause = after.failure.as_ref().map(|failure| failure.cause);
+        // What an earlier attempt failed of stays on record.
+        let new = before.failure != after.failure;
+        let cause = after.failure.as_ref().filter(|_| new).map(|failure| failure.cause);
         let due = match (&before.phase, cause) {
             (Phase::Pending { since, .. }, Some(Cause::QueueDeadline)) => *since + before.spec.queue_timeout,
             (Phase::Assigned(run), Some(Cause::Timeout)) if !reported => {
@@ -93,7 +96,7 @@ impl World {
             }
             _ => return,
         };
-        if before.failure != after.failure && time < due || before.cancel.is_some() && after.is_ended() && time < due {
+        if time < due {
             self.fail(format!("task {} ends at {time} by a deadline ({cause:?}) that comes at {due}", before.id));
         }
     }
@@ -139,8 +142,11 @@ impl World {
                 let liveness = &self.options.settings.liveness;
                 let soonest = self.control.office + liveness.min_grace;
                 let host = after.host.as_ref().map(ToString::to_string);
-                let left = self.sides.iter().any(|side| side.left && host.as_deref() == Some(&side.name));
-                if time >= self.control.office && time < soonest && !left {
+                // A goodbye that comes once more is no transport's doing.
+                let repeated = self.options.repeated > 0;
+                let left = repeated || self.sides.iter().any(|side| side.left && host.as_deref() == Some(&side.name));
+                // What was decided before the loop stood still is in the first two commits after it.
+                if self.control.settled > 2 && time < soonest && !left {
                     let id = &after.id;
                     self.fail(format!("agent {id} is lost at {time}, but the leader's grace lasts till {soonest}"));
                 }
@@ -270,7 +276,10 @@ impl World {
             }
             ToSidecar::ResultAck { token, release, .. } => {
                 let key = AttemptKey { task: token.task.0, attempt: token.attempt.0 };
-                let committed = *release == Release::Gone || self.store.task(token.task).is_some();
+                // It may be deleted by now, and the leader not know.
+                let task = Key::Task(self.store.namespace.clone(), token.task);
+                let known = self.store.records.contains_key(&task) || self.control.undo.iter().any(|(k, _)| *k == task);
+                let committed = *release == Release::Gone || known;
                 if self.is_current(key) || !committed {
                     self.fail(format!(
                         "I6: {key} is released as {release:?}, the store has it as current or not at all"

@@ -58,6 +58,8 @@ pub(crate) struct Control {
     /// Since when its leader counts silences.
     pub(crate) office: Time,
     pub(crate) paused_at: u64,
+    /// Commits since then; a new leader has none to come from before.
+    pub(crate) settled: u64,
     /// Cluster time at the world's time zero.
     base: u64,
     /// What the transaction in flight has changed on the disk already: keys, and what stood there.
@@ -95,7 +97,7 @@ impl World {
         let (seq, nonce) = (loaded.seq, loaded.nonce);
         self.say(|| format!("control plane leads under epoch {} from commit {seq}", loaded.epoch));
         let namespaces = [self.store.namespace.clone()];
-        self.control.office = self.cluster();
+        (self.control.office, self.control.settled) = (self.cluster(), 2);
         match driver::lead(loaded, &self.options.settings, &namespaces, self.cluster()) {
             Ok(leader) => Some((leader, seq, nonce)),
             Err(error) => {
@@ -369,7 +371,7 @@ impl World {
 
     /// A client reads a task: what it sees is what has committed, as far as the leader knows.
     fn check_read(&mut self, id: TaskId) {
-        let Some(leader) = self.leader() else { return };
+        let Some(leader) = self.leader().filter(|_| !self.haunted) else { return };
         let namespace = &self.store.namespace;
         let key = Key::Task(namespace.clone(), id);
         let known = self.control.undo.iter().find(|(k, _)| *k == key).map(|(_, before)| before.as_ref());

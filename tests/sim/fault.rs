@@ -238,7 +238,9 @@ impl World {
             self.say(|| "control plane goes on".into());
             if self.now >= self.control.paused_at + 2_200 {
                 // It notices by its next tick.
-                self.control.office = self.cluster();
+                // Without a transaction on its way nothing was left over from before.
+                let left_over = self.control.flying.is_some();
+                (self.control.office, self.control.settled) = (self.cluster(), if left_over { 0 } else { 2 });
             }
             waiting.into_iter().for_each(|event| self.at(self.now, event));
         }

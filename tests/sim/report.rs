@@ -171,6 +171,7 @@ impl Totals {
             self.lively.1 += usize::from(one.by_core > 0);
         }
         if let Some(failure) = &run.failure {
+            eprintln!("  seed {seed} FAILED: {}", cut(failure));
             self.failures.insert(seed, failure.clone());
         }
     }

@@ -301,6 +301,14 @@ impl World {
         if life.is_some() && self.zombie.as_ref().map(|zombie| zombie.life) == life {
             return self.haunt(|world| world.happen_now(event));
         }
+        let timer = matches!(
+            event,
+            Event::Tick(_) | Event::Pump(_) | Event::Landed(_) | Event::Reopened(_) | Event::Written(_)
+        );
+        if timer && life != Some(self.control.life) {
+            // Of a process that is gone.
+            return;
+        }
         self.happen_now(event);
     }
 
