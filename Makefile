@@ -68,10 +68,13 @@ faults: services-quietly ## crash lab: QUICK=1 each fault once, ROUNDS=n random 
 	@QUICK='$(QUICK)' ROUNDS='$(ROUNDS)' FAULT='$(FAULT)' SEED='$(SEED)' UPDATE='$(UPDATE)' \
 	  cargo test $(LOCKED) --quiet --release --package hive --test faults
 
+# Shortened runs are for seeing that they work; they take the programs as `make build` makes them.
+BENCH_PROFILE := $(if $(QUICK),release,dist)
+
 # The simulator is built first, so that its build is not part of what is measured.
-bench: build ## measure rows 1-8 beside their yardsticks; ROWS=1,2 picks, QUICK=1 shortens
+bench: ## measure rows 1-8 beside their yardsticks; ROWS=1,2 picks, QUICK=1 shortens
 	@cargo test $(LOCKED) --quiet --profile sim --package hive --test sim --no-run
-	@ROWS='$(ROWS)' QUICK='$(QUICK)' cargo bench $(LOCKED) --quiet --package hive --bench rows
+	@ROWS='$(ROWS)' QUICK='$(QUICK)' cargo bench $(LOCKED) --quiet --profile $(BENCH_PROFILE) --package hive --bench rows
 
 services-quietly:
 	@.ci/services >/dev/null || echo 'faults: something is missing (above); what needs it is skipped' >&2

@@ -48,7 +48,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Completions { shell } => return completions(*shell),
         _ => {}
     }
-    let runtime = match cli.verb {
+    let runtime = match &cli.verb {
+        // It is there by the dozen, each with next to nothing to do.
+        Verb::Bench(bench) if matches!(bench.verb, args::BenchVerb::Agent) => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()
+        }
         Verb::Dev(_) | Verb::Demo(_) | Verb::Bench(_) | Verb::DemoAgent => {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
         }

@@ -12,7 +12,8 @@ pub struct Target {
     pub name: String,
     pub unit: String,
     pub better: String,
-    pub floor: f64,
+    /// Absent where any value is accepted.
+    pub floor: Option<f64>,
     pub goal: f64,
 }
 
@@ -90,7 +91,7 @@ impl Line {
         let target = targets.iter().find(|t| t.row == row && t.part.as_deref() == part).expect("a target");
         let name = part.map_or_else(|| target.name.clone(), |part| format!("{}.{part}", target.name));
         let mut line = Self::free(row, &name, &target.unit, target.better == "more", measured);
-        (line.floor, line.goal) = (Some(target.floor), Some(target.goal));
+        (line.floor, line.goal) = (target.floor, Some(target.goal));
         line
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::attempt::AttemptKey;
@@ -78,8 +78,8 @@ pub(super) struct Ledger {
     size: u64,
     spans: BTreeMap<AttemptKey, Span>,
     ended: VecDeque<AttemptKey>,
-    /// Newest known segment of each stream.
-    newest: [Option<keep::Segment>; 2],
+    /// Newest known segment of each stream: where it begins, and the file, kept open.
+    newest: [Option<(u64, File)>; 2],
     segment_limit: u64,
 }
 
@@ -167,19 +167,20 @@ impl Ledger {
         Ok(())
     }
 
-    /// Where both outputs stand: two `stat`s as long as neither was rotated.
+    /// Where both outputs stand: no path is looked up as long as neither was rotated.
     fn positions(&mut self) -> [u64; 2] {
         let dir = process_dir(&self.agent_dir);
         let limit = self.segment_limit;
         let mut position = |at: usize, stream: &str| {
-            let known = self.newest[at].as_ref().and_then(|segment| {
-                let size = fs::metadata(&segment.path).ok()?.len();
-                (size < limit).then_some(segment.base + size)
+            let known = self.newest[at].as_ref().and_then(|(base, file)| {
+                let meta = file.metadata().ok()?;
+                (meta.len() < limit && meta.nlink() > 0).then_some(base + meta.len())
             });
             known.unwrap_or_else(|| {
-                self.newest[at] = keep::segments(&dir, stream).ok().and_then(|mut all| all.pop());
-                let size = |segment: &keep::Segment| fs::metadata(&segment.path).map_or(0, |meta| meta.len());
-                self.newest[at].as_ref().map_or(0, |segment| segment.base + size(segment))
+                let last = keep::segments(&dir, stream).ok().and_then(|mut all| all.pop());
+                self.newest[at] = last.and_then(|last| Some((last.base, File::open(last.path).ok()?)));
+                let size = |file: &File| file.metadata().map_or(0, |meta| meta.len());
+                self.newest[at].as_ref().map_or(0, |(base, file)| base + size(file))
             })
         };
         [position(0, "stdout"), position(1, "stderr")]
