@@ -79,9 +79,9 @@ impl World {
             self.lives += 1;
             self.control.life = self.lives;
         }
-        // Continued from the store's last stamp; the wall clock counts only here.
+        // The wall clock counts only here.
         let wall = self.wall().saturating_add_signed(self.wall_offset);
-        self.control.base = wall.max(self.store.time().0) - self.now;
+        self.control.base = wall.saturating_sub(self.now);
         if let Some((leader, ..)) = self.control_lead() {
             self.control.machine = Some(Machine::new(leader, self.cluster()));
         }
@@ -95,6 +95,8 @@ impl World {
         }
         let loaded = self.store.acquire();
         let (seq, nonce) = (loaded.seq, loaded.nonce);
+        // Cluster time goes on from the last stamp, which may be that of a commit that landed late.
+        self.control.base = self.control.base.max(loaded.time.0.saturating_sub(self.now));
         self.say(|| format!("control plane leads under epoch {} from commit {seq}", loaded.epoch));
         let namespaces = [self.store.namespace.clone()];
         (self.control.office, self.control.settled) = (self.cluster(), 2);
@@ -361,7 +363,6 @@ impl World {
 
     /// The store is open again under a new epoch; what it holds settles what was unknown.
     pub(crate) fn reopened(&mut self) {
-        self.control.base = self.control.base.max(self.store.time().0.saturating_sub(self.now));
         let Some((leader, seq, nonce)) = self.control_lead() else { return };
         let now = self.cluster();
         let Some(machine) = self.control.machine.as_mut() else { return };

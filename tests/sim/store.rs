@@ -74,10 +74,6 @@ impl Store {
         self.epoch
     }
 
-    pub(crate) fn time(&self) -> Time {
-        self.time
-    }
-
     /// Makes a transaction durable and says what it changed.
     pub(crate) fn apply(&mut self, tx: Transaction) -> Result<Vec<Succession>, String> {
         tx.check().map_err(|why| format!("the store refuses {}: {why}", tx.seq))?;
@@ -87,7 +83,10 @@ impl Store {
         if tx.prev_seq != self.seq {
             return Err(format!("commit {} follows {}, the last one is {}", tx.seq, tx.prev_seq, self.seq));
         }
-        (self.seq, self.nonce, self.time) = (tx.seq, tx.nonce, self.time.max(tx.time));
+        if tx.time < self.time {
+            return Err(format!("commit {} is made at {}, the last one at {}", tx.seq, tx.time, self.time));
+        }
+        (self.seq, self.nonce, self.time) = (tx.seq, tx.nonce, tx.time);
         let mut changed = Vec::new();
         for op in tx.ops {
             if op.key().starts_with(BLOBS) {
