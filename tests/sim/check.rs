@@ -145,8 +145,9 @@ impl World {
                 // A goodbye that comes once more is no transport's doing.
                 let repeated = self.options.repeated > 0;
                 let left = repeated || self.sides.iter().any(|side| side.left && host.as_deref() == Some(&side.name));
-                // What was decided before the loop stood still is in the first two commits after it.
-                if self.control.settled > 2 && time < soonest && !left {
+                // What was decided before the loop stood still counts as before it; what waited in its queue, too.
+                let before = after.updated < self.control.office || self.control.settled <= 2;
+                if !before && time < soonest && !left {
                     let id = &after.id;
                     self.fail(format!("agent {id} is lost at {time}, but the leader's grace lasts till {soonest}"));
                 }
@@ -276,13 +277,13 @@ impl World {
             }
             ToSidecar::ResultAck { token, release, .. } => {
                 let key = AttemptKey { task: token.task.0, attempt: token.attempt.0 };
-                // It may be deleted by now, and the leader not know.
-                let task = Key::Task(self.store.namespace.clone(), token.task);
-                let known = self.store.records.contains_key(&task) || self.control.undo.iter().any(|(k, _)| *k == task);
-                let committed = *release == Release::Gone || known;
+                // It may be deleted by now, in the very commit that this waited for: then as it ended.
+                let ended = self.ledger.tasks.get(&token.task).and_then(|entry| entry.ended.as_ref());
+                let last = self.store.task(token.task).or(ended).map(|task| task.attempt);
+                let committed = *release == Release::Gone || last >= Some(token.attempt);
                 if self.is_current(key) || !committed {
                     self.fail(format!(
-                        "I6: {key} is released as {release:?}, the store has it as current or not at all"
+                        "I6: {key} is released as {release:?}, the store has it as current or never had it"
                     ));
                 }
             }

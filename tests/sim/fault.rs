@@ -237,9 +237,8 @@ impl World {
         if let Some(waiting) = self.control.paused.take() {
             self.say(|| "control plane goes on".into());
             if self.now >= self.control.paused_at + 2_200 {
-                // It notices by its next tick.
-                // Without a transaction on its way nothing was left over from before.
-                let left_over = self.control.flying.is_some();
+                // It notices by its next tick. What did not fit into a batch was found before.
+                let left_over = self.control.machine.as_ref().is_some_and(|machine| !machine.leader().is_idle());
                 (self.control.office, self.control.settled) = (self.cluster(), if left_over { 0 } else { 2 });
             }
             waiting.into_iter().for_each(|event| self.at(self.now, event));

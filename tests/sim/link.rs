@@ -86,7 +86,8 @@ impl World {
             Ok(frame) => {
                 for message in &frame.messages {
                     if let Some(Kind::Welcome(_)) = &message.kind {
-                        self.sides[side].left = false;
+                        // One from a process that was replaced tells its successor nothing.
+                        self.sides[side].left &= self.streams[stream].server != self.control.life;
                         self.sides[side].greeting = false;
                         self.sides[side].assigned.clear();
                     }

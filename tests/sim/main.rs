@@ -47,7 +47,12 @@ use world::Verbose;
 /// * 9414: a task was ended and evicted in one transaction, so that nobody saw its end;
 /// * 263: a control plane that had been replaced and did not know it fenced a sidecar for good;
 /// * 6836, 8526: the result of an agent that its sidecar had ceased to declare was never answered.
-const REGRESSIONS: &[u64] = &[441, 1238, 9414, 263, 6836, 8526];
+///
+/// And with what the simulator itself had wrong:
+/// * 105148: a new leader's clock began before a commit that landed late, and so went back;
+/// * 92474: a release was called a fault though its task was only deleted in the same commit;
+/// * 107431: a goodbye to the control plane was forgotten over a welcome from the process it replaced.
+const REGRESSIONS: &[u64] = &[441, 1238, 9414, 263, 6836, 8526, 105_148, 92_474, 107_431];
 
 /// Of so many seeds one of each mode is run a second time and must do the same.
 const AGAIN: u64 = 20;

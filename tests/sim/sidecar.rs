@@ -51,7 +51,7 @@ pub(crate) struct Sidecar {
     pub(crate) boot: u64,
     /// Its stream's number and place in the world.
     pub(crate) link: Option<(Connection, usize)>,
-    /// It has said goodbye since its last welcome.
+    /// It has said goodbye since its last welcome from the control plane that leads.
     pub(crate) left: bool,
     /// A hello was said on this stream before the last one had its welcome, or comes once more: the
     /// leader's numbers begin anew with each, the sidecar's do not. Lists settle what that confuses.
