@@ -88,7 +88,11 @@ impl World {
                 question.asked + before.spec.input_timeout
             }
             (_, _) if matches!(after.phase, Phase::Ended { end: End::Cancelled(Cause::Unconfirmed), .. }) => {
-                let lost = before.run().and_then(|run| self.store.agent(&run.agent)).is_none_or(|a| a.lost || a.evict);
+                // Given up and hosted elsewhere in one commit it was lost in between.
+                let lost = before.run().is_none_or(|run| {
+                    let agent = self.store.agent(&run.agent);
+                    agent.is_none_or(|a| a.lost || a.evict || a.moved != run.incarnation.moved)
+                });
                 match before.cancel {
                     Some(at) if !lost => at + self.options.settings.cancel_grace,
                     _ => return,
