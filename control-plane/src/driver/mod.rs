@@ -8,6 +8,8 @@ mod down;
 mod events;
 mod handle;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use down::Down;
 pub use events::Event;
