@@ -5,12 +5,15 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::{Error, HEADER, Refused, codec};
+use crate::clock;
 use crate::session::record::{Entry, Recovered};
 
 /// Length and checksum before each record.
 const PREFIX: usize = 8;
 /// Longest record; a result is at most 256 KiB and a bit.
 const MAX_RECORD: usize = 1 << 20;
+/// The disk is asked for its free bytes this often; the limit leaves room for what comes meanwhile.
+const ASK_SPACE_MS: u64 = 50;
 /// A torn end is at most what 20 ms may have written without sync.
 const MAX_TORN: usize = 16 << 20;
 
@@ -43,6 +46,8 @@ pub struct Journal {
     limits: Limits,
     /// A failed write may have left half a record, and it could not be cut off.
     torn: bool,
+    /// When the disk was last asked for its free bytes, and whether they were too few.
+    space: Option<(u64, bool)>,
     _lock: File,
 }
 
@@ -78,7 +83,7 @@ impl Journal {
         }
         let dir = dir.to_owned();
         let len = len as u64;
-        Ok((Self { dir, path, file, len, base: 0, limits, torn: false, _lock: lock }, state))
+        Ok((Self { dir, path, file, len, base: 0, limits, torn: false, space: None, _lock: lock }, state))
     }
 
     /// Appends batches, each whole or not at all, in order, with one write. One answer per batch.
@@ -124,9 +129,21 @@ impl Journal {
     }
 
     /// Intents are refused.
-    fn is_full(&self) -> bool {
+    fn is_full(&mut self) -> bool {
+        self.len >= self.limits.full || self.lacks_space()
+    }
+
+    fn lacks_space(&mut self) -> bool {
+        let now = clock::boot_ms();
+        if let Some((at, lacks)) = self.space
+            && now < at + ASK_SPACE_MS
+        {
+            return lacks;
+        }
         let free = rustix::fs::fstatvfs(&self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
-        self.len >= self.limits.full || free.is_ok_and(|free| free < self.limits.min_free)
+        let lacks = free.is_ok_and(|free| free < self.limits.min_free);
+        self.space = Some((now, lacks));
+        lacks
     }
 
     /// Makes what was appended survive the loss of the host.
