@@ -93,8 +93,10 @@ impl World {
                     let agent = self.store.agent(&run.agent);
                     agent.is_none_or(|a| a.lost || a.evict || a.moved != run.incarnation.moved)
                 });
+                // An attempt whose time is up while a cancel is pending ends by the cancel.
+                let over = before.run().map_or(Time::NEVER, |run| run.assigned + before.spec.attempt_timeout);
                 match before.cancel {
-                    Some(at) if !lost => at + self.options.settings.cancel_grace,
+                    Some(at) if !lost => over.min(at + self.options.settings.cancel_grace),
                     _ => return,
                 }
             }
