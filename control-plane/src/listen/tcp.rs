@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::Listener;
 
+/// Connections that may wait to be accepted. When a control plane comes back its whole fleet dials at
+/// once; whoever finds no room is answered a second later at the earliest.
+const BACKLOG: u32 = 4_096;
 /// A cut cable is noticed by HTTP/2 first; this also ends peers that never got so far.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -46,9 +49,10 @@ fn hint(source: &io::Error) -> &'static str {
 /// The address is taken, absent or forbidden; the error names it.
 pub fn bind(setting: &'static str, address: SocketAddr) -> Result<Tcp, BindError> {
     let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     };
     listen().map(Tcp).map_err(|source| BindError { setting, address, source })
 }
