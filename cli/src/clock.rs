@@ -44,3 +44,10 @@ pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
+
+/// Blocks until the monotonic clock shows `at`, to some 50 µs.
+#[expect(clippy::disallowed_methods, reason = "this file owns the crate's clock")]
+pub(crate) fn sleep_until_ns(at: u64) {
+    let left = at.saturating_sub(monotonic_ns());
+    std::thread::sleep(Duration::from_nanos(left));
+}

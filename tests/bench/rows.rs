@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::child::own;
 use crate::hive::{self, ControlPlane, Figure};
 use crate::report::{Line, Measured, Target};
+use crate::sessions::Times;
 use crate::yardstick;
 
 /// Sidecars, slots and window of the throughput rows.
@@ -107,15 +108,21 @@ impl Bench {
     fn registration(&self) -> Vec<Line> {
         let rounds = if self.quick { 1 } else { 5 };
         let (bare, _) = yardstick::connections(CROWD);
-        let mut all = Vec::new();
+        let mut all = Times::default();
         for _ in 0..rounds {
             let server = ControlPlane::start();
             let mut crowd = own("sessions", [server.server.clone(), CROWD.to_string()]);
-            all.extend(serde_json::from_str::<Vec<f64>>(&crowd.line()).expect("times"));
+            let times: Times = serde_json::from_str(&crowd.line()).expect("times");
+            all.dial.extend(times.dial);
+            all.register.extend(times.register);
         }
-        let command = "tests/bench/sessions.rs: 1,000 sessions of one process join at once";
-        let bare = Measured::quantile(&bare, 0.99, "1,000 bare connections").value;
-        vec![self.held(3, Some("p99"), Measured::quantile(&all, 0.99, command).against(bare))]
+        let command = "tests/bench/sessions.rs: 1,000 sessions of one process, hello to welcome, all at once";
+        let bare = Measured::quantile(&bare, 0.99, "1,000 bare streams").value;
+        let dial = Measured::quantile(&all.dial, 0.99, "1,000 connections of one process, all at once");
+        vec![
+            self.held(3, Some("p99"), Measured::quantile(&all.register, 0.99, command).against(bare)),
+            Line::free(3, "dial.p99", "ms", false, dial),
+        ]
     }
 
     fn server_memory(&self) -> Vec<Line> {

@@ -12,26 +12,45 @@ use hive_proto::sidecar_v1::{
 use hive_proto::v1::AgentSpec;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::yardstick::wire::monotonic;
 
-/// Opens `count` sessions at once; prints the milliseconds from each dial to its welcome, then holds
-/// them until it is killed.
+/// Milliseconds of each session.
+#[derive(Debug, Default, serde::Deserialize, serde::Serialize)]
+pub struct Times {
+    /// From its dial to its connection, all dialling at once.
+    pub dial: Vec<f64>,
+    /// From its hello to its welcome, all saying hello at once over standing connections.
+    pub register: Vec<f64>,
+}
+
+/// Opens `count` sessions at once; prints their [`Times`], then holds them until it is killed.
 pub async fn hold(server: String, count: usize) {
-    let opening: Vec<_> = (0..count).map(|n| tokio::spawn(open(server.clone(), n))).collect();
-    let mut times = Vec::new();
+    let dialling: Vec<_> = (0..count).map(|_| tokio::spawn(dial(server.clone()))).collect();
+    let (mut times, mut channels) = (Times::default(), Vec::new());
+    for dialled in dialling {
+        let (channel, took) = dialled.await.expect("a connection");
+        channels.push(channel);
+        times.dial.push(took);
+    }
+    let opening: Vec<_> = channels.into_iter().enumerate().map(|(n, channel)| tokio::spawn(open(channel, n))).collect();
     for open in opening {
-        times.push(open.await.expect("a session"));
+        times.register.push(open.await.expect("a session"));
     }
     println!("{}", serde_json::to_string(&times).expect("written"));
     std::future::pending().await
 }
 
-async fn open(server: String, number: usize) -> f64 {
+async fn dial(server: String) -> (Channel, f64) {
     let begun = monotonic();
-    let channel =
-        Endpoint::from_shared(server).expect("an address").tcp_nodelay(true).connect().await.expect("connected");
+    let endpoint = Endpoint::from_shared(server).expect("an address").tcp_nodelay(true);
+    let channel = endpoint.connect().await.expect("connected");
+    (channel, (monotonic() - begun) as f64 / 1e6)
+}
+
+async fn open(channel: Channel, number: usize) -> f64 {
+    let begun = monotonic();
     let (out, requests) = mpsc::channel(8);
     let agent = format!("idle-{number}");
     let spec = AgentSpec { capabilities: vec!["idle".to_owned()], slots: 1, ..AgentSpec::default() };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hive_proto::v1;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
@@ -118,31 +118,20 @@ impl Load {
     /// Sends `rate` tasks per second until `until`. Returns how many it held back because more than
     /// [`MOST_OPEN`] were open.
     pub(super) async fn open(&self, rate: f64, until: u64) -> u64 {
-        let begun = clock::monotonic_ns();
-        let mut number = 0u64;
+        let (sender, mut due) = mpsc::channel(16);
+        let batch = self.shared.batch;
+        let pacing = tasks::blocking(move || pace(rate, until, batch, &sender));
         let mut held_back = 0;
-        loop {
-            let now = clock::monotonic_ns();
-            if now >= until {
-                return held_back;
-            }
-            let at = |number: u64| begun + nanos(number as f64 / rate);
-            let mut due = Vec::new();
-            while at(number) <= now && due.len() < self.shared.batch {
-                due.push((number, at(number)));
-                number += 1;
-            }
+        while let Some(due) = due.recv().await {
             if self.ledger().open_count() > MOST_OPEN {
                 held_back += due.len() as u64;
-            } else if !due.is_empty() {
+            } else {
                 self.send(due).await;
             }
-            let next = at(number);
-            let now = clock::monotonic_ns();
-            if next > now {
-                tokio::time::sleep(Duration::from_nanos((next - now).min(until.saturating_sub(now)))).await;
-            }
         }
+        // It has let go of its end, so it is over.
+        let _over = pacing.await;
+        held_back
     }
 
     /// Waits until every task has ended, or nothing has moved for `patience`.
@@ -304,6 +293,30 @@ impl Load {
             self.shared.moved.notify_waiters();
         }
         ended
+    }
+}
+
+/// Says which tasks are due, and when each was, until `until`. On a thread of its own: the runtime's
+/// timers are a millisecond coarse, which would be most of what is measured.
+fn pace(rate: f64, until: u64, batch: usize, due: &mpsc::Sender<Vec<(u64, u64)>>) {
+    let begun = clock::monotonic_ns();
+    let at = |number: u64| begun.saturating_add(nanos(number as f64 / rate));
+    let mut number = 0;
+    loop {
+        let now = clock::monotonic_ns();
+        if now >= until {
+            return;
+        }
+        let mut now_due = Vec::new();
+        while at(number) <= now && now_due.len() < batch {
+            now_due.push((number, at(number)));
+            number += 1;
+        }
+        if now_due.is_empty() {
+            clock::sleep_until_ns(at(number).min(until));
+        } else if due.blocking_send(now_due).is_err() {
+            return;
+        }
     }
 }
 

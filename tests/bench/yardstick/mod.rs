@@ -25,7 +25,7 @@ pub fn pipeline(store: Option<&Path>, workers: usize, window: usize, runs: u32, 
     found
 }
 
-/// `count` bare connections with one open stream each: the milliseconds each took from its dial to
+/// `count` bare connections with one open stream each: the milliseconds from each stream's opening to
 /// its first answer, all at once, and the server's KiB for each once they idle.
 pub fn connections(count: usize) -> (Vec<f64>, f64) {
     let mut server = own("yardstick-serve", ["-".to_owned()]);

@@ -200,23 +200,25 @@ pub async fn load(address: SocketAddr, window: usize, runs: u32, length: Duratio
     found
 }
 
-/// Opens `count` connections at once, each with one stream of a client, and leaves them idle. Returns
-/// the milliseconds from each dial to its stream's first answer.
+/// Opens `count` connections at once, then on each one stream of a client, again all at once, and
+/// leaves them idle. Returns the milliseconds from each stream's opening to its first answer.
 pub async fn idle(address: SocketAddr, count: usize) -> Vec<f64> {
-    let opening = (0..count).map(|_| {
-        tokio::spawn(async move {
-            let begun = monotonic();
-            let mut caller = Caller::connect(address).await;
-            let (out, items) = mpsc::unbounded_channel();
-            let stream = caller.stream(false, items).await;
-            caller.echo(Item::default()).await;
-            let took = (monotonic() - begun) as f64 / 1e6;
-            // They stay open until this process ends.
-            std::mem::forget((caller, out, stream));
-            took
-        })
-    });
-    let opening: Vec<_> = opening.collect();
+    let dialling: Vec<_> = (0..count).map(|_| tokio::spawn(Caller::connect(address))).collect();
+    let mut callers = Vec::new();
+    for dialled in dialling {
+        callers.push(dialled.await.expect("connected"));
+    }
+    let open = |mut caller: Caller| async move {
+        let begun = monotonic();
+        let (out, items) = mpsc::unbounded_channel();
+        let stream = caller.stream(false, items).await;
+        caller.echo(Item::default()).await;
+        let took = (monotonic() - begun) as f64 / 1e6;
+        // They stay open until this process ends.
+        std::mem::forget((caller, out, stream));
+        took
+    };
+    let opening: Vec<_> = callers.into_iter().map(|caller| tokio::spawn(open(caller))).collect();
     let mut times = Vec::new();
     for open in opening {
         times.push(open.await.expect("opened"));
