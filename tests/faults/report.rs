@@ -203,7 +203,10 @@ fn machine() -> String {
     let model = read("/proc/cpuinfo");
     let model =
         model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
-    format!("{cpus} × {model}, {} GiB, Linux {}", kib.div_ceil(1 << 20), read("/proc/sys/kernel/osrelease").trim())
+    let release = read("/proc/sys/kernel/osrelease");
+    // What stands behind the version is of the one machine.
+    let version = release.trim().split('-').next().unwrap_or_default();
+    format!("{cpus} × {model}, {} GiB, Linux {version}", kib.div_ceil(1 << 20))
 }
 
 /// Today in UTC. Days to date after H. Hinnant, "chrono-compatible low-level date algorithms".
