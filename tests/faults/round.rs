@@ -107,10 +107,8 @@ pub(crate) async fn run(
             round.broke("work that ran all through the fault did not end".to_owned());
         }
     }
-    if quiet {
-        if fared.failed > 0 {
-            round.broke(format!("{} of {} calls failed", fared.failed, fared.failed + fared.told));
-        }
+    if quiet && fared.failed > 0 {
+        round.broke(format!("{} of {} calls failed", fared.failed, fared.failed + fared.told));
     }
     if let Some(contact) = contact
         && let Ok(gone) = contact.await
