@@ -2,7 +2,7 @@
 //!
 //! Layout: [`HEADER`], then records of `length, CRC-32, bytes` (little endian). An append is one
 //! `write`, so it survives kill -9 once it returns; `fdatasync` follows for what nobody has released
-//! 20 ms later. A torn end is cut off; damage in the middle is an error. When little of the file is
+//! 100 ms later. A torn end is cut off; damage in the middle is an error. When little of the file is
 //! still of use it is rewritten and renamed over. Syncs and rewrites happen on threads that may block.
 //!
 //! What the facts mean is left to [`crate::session`].

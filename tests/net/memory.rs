@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hive_control_plane::store::{
-    BLOBS, CommitError, Health, Loaded, Op, OpenError, ReadError, RefusedReason, Store, Transaction,
+    BLOBS, CommitError, Health, Loaded, MAX_OPS, Op, OpenError, ReadError, RefusedReason, Store, Transaction,
 };
 use hive_core::id::{LeaderEpoch, Revision};
 use hive_core::time::Time;
@@ -57,7 +57,7 @@ impl Inner {
     }
 
     fn admit(&self, tx: &Transaction) -> Result<(), CommitError> {
-        tx.check().map_err(CommitError::Refused)?;
+        tx.check(MAX_OPS).map_err(CommitError::Refused)?;
         if !self.open {
             return Err(CommitError::Unknown("closed after a failed commit".into()));
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hive_control_plane::store::{BLOBS, Loaded, Op, Transaction, codec};
+use hive_control_plane::store::{BLOBS, Loaded, MAX_OPS, Op, Transaction, codec};
 use hive_core::id::{AgentId, LeaderEpoch, Namespace, TaskId};
 use hive_core::record::{AgentRecord, BlobKey, BlobPart, Key, Record, TaskRecord};
 use hive_core::time::Time;
@@ -76,7 +76,7 @@ impl Store {
 
     /// Makes a transaction durable and says what it changed.
     pub(crate) fn apply(&mut self, tx: Transaction) -> Result<Vec<Succession>, String> {
-        tx.check().map_err(|why| format!("the store refuses {}: {why}", tx.seq))?;
+        tx.check(MAX_OPS).map_err(|why| format!("the store refuses {}: {why}", tx.seq))?;
         if tx.fence != self.epoch {
             return Err(format!("I3: a write of epoch {} under epoch {}", tx.fence, self.epoch));
         }

@@ -43,6 +43,8 @@ const MAILBOX: usize = 4096;
 const SITTING: usize = 1024;
 /// Deadlines, receipts and silences are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
+/// Operations of a transaction that are left to the store for its own records.
+const STORES_OWN: usize = 8;
 /// Watchers may be this many commits behind.
 const EVENTS: usize = 1024;
 
@@ -94,10 +96,11 @@ struct InFlight {
 /// The store can't be opened or read.
 pub async fn prepare<S: Store>(
     store: Arc<S>,
-    settings: Settings,
+    mut settings: Settings,
     namespaces: Vec<Namespace>,
     sources: Sources,
 ) -> Result<(Driver<S>, Handle), Error> {
+    settings.batch_ops = store.max_ops() - STORES_OWN;
     let loaded = store.acquire().await?;
     let clock = (sources.clock)(loaded.time);
     let now = clock.now();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hive_core::id::{LeaderEpoch, Revision};
 use hive_core::time::Time;
 
-use super::{CommitError, Loaded, MAX_BYTES, MAX_KEY, MAX_OPS, Op, RefusedReason, Store, Transaction};
+use super::{CommitError, Loaded, MAX_BYTES, MAX_KEY, Op, RefusedReason, Store, Transaction};
 
 /// A put of two byte strings.
 #[must_use]
@@ -162,11 +162,12 @@ pub async fn keeps_time(store: &impl Store) {
 /// The limits hold at their edges, and a refusal leaves nothing behind.
 pub async fn refuses_what_is_too_large(store: &impl Store) {
     let (mut leader, _) = Leader::acquire(store).await;
+    let most = store.max_ops();
     let many = |n: usize| (0..n).map(|i| put(format!("s/{i:04}"), "v")).collect::<Vec<_>>();
     let wide = |n: usize| vec![put("b/w", vec![1; n - 3])];
     let long = |n: usize| vec![put([b"s/".as_slice(), &vec![b'k'; n - 2]].concat(), "v")];
     for (over, fits) in
-        [(many(MAX_OPS + 1), many(MAX_OPS)), (wide(MAX_BYTES + 1), wide(MAX_BYTES)), (long(MAX_KEY + 1), long(MAX_KEY))]
+        [(many(most + 1), many(most)), (wide(MAX_BYTES + 1), wide(MAX_BYTES)), (long(MAX_KEY + 1), long(MAX_KEY))]
     {
         let refused = leader.commit(over).await;
         assert!(matches!(refused, Err(CommitError::Refused(RefusedReason::TooLarge))), "{refused:?}");
@@ -180,7 +181,7 @@ pub async fn refuses_what_is_too_large(store: &impl Store) {
     let refused = store.commit(skipping).await;
     assert!(matches!(refused, Err(CommitError::Refused(RefusedReason::Malformed))), "{refused:?}");
     let loaded = store.acquire().await.expect("acquire");
-    assert_eq!((loaded.seq, loaded.records.len()), (3, MAX_OPS + 1));
+    assert_eq!((loaded.seq, loaded.records.len()), (3, most + 1));
 }
 
 /// A store opened again holds the same and leads under a higher epoch.

@@ -25,7 +25,7 @@ pub use embedded::Embedded;
 pub const RECORDS: &[u8] = b"s/";
 /// Prefix of every blob.
 pub const BLOBS: &[u8] = b"b/";
-/// Most operations in one transaction.
+/// Most operations in one transaction that every store takes: etcd's own limit.
 pub const MAX_OPS: usize = 128;
 /// Most bytes of keys and values in one transaction: a batch of 1 MiB and one payload on top.
 pub const MAX_BYTES: usize = (1 << 20) + (512 << 10);
@@ -86,18 +86,18 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// The limits and the form that every store asks for.
+    /// The limits and the form that every store asks for; `max_ops` is the store's own.
     ///
     /// # Errors
     /// [`RefusedReason::TooLarge`] or [`RefusedReason::Malformed`].
-    pub fn check(&self) -> Result<(), RefusedReason> {
+    pub fn check(&self, max_ops: usize) -> Result<(), RefusedReason> {
         let known = |key: &[u8]| key.starts_with(RECORDS) || key.starts_with(BLOBS);
         if Some(self.seq) != self.prev_seq.checked_add(1) || !self.ops.iter().all(|op| known(op.key())) {
             return Err(RefusedReason::Malformed);
         }
         let bytes: usize = self.ops.iter().map(Op::bytes).sum();
         let longest = self.ops.iter().map(|op| op.key().len()).max().unwrap_or(0);
-        if self.ops.len() > MAX_OPS || bytes > MAX_BYTES || longest > MAX_KEY {
+        if self.ops.len() > max_ops || bytes > MAX_BYTES || longest > MAX_KEY {
             return Err(RefusedReason::TooLarge);
         }
         Ok(())
@@ -159,6 +159,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Space and openness, cheap enough for every submission.
     fn health(&self) -> Health;
+
+    /// Most operations it takes in one transaction. The more, the fewer syncs a busy leader waits for.
+    fn max_ops(&self) -> usize {
+        MAX_OPS
+    }
 }
 
 /// Why a store can't be opened or taken over.
@@ -238,7 +243,7 @@ impl OpenError {
 /// Why nothing was written although the store is well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedReason {
-    /// More than [`MAX_OPS`], [`MAX_BYTES`] or [`MAX_KEY`].
+    /// More than [`Store::max_ops`], [`MAX_BYTES`] or [`MAX_KEY`].
     #[error("it is too large")]
     TooLarge,
     /// The disk is full.

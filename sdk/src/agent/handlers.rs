@@ -1,15 +1,16 @@
 //! The handlers that run: started, told to end, dropped, and heard.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use hive_proto::agent_v1::Assign;
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::outcome::End;
@@ -20,6 +21,8 @@ use crate::{Payload, tasks};
 
 /// Questions of one attempt that may wait for their turn.
 const QUESTIONS: usize = 32;
+/// Ends on their way to the session; a handler that has ended waits for room.
+const ENDS: usize = 256;
 
 /// What a handler makes of a task.
 pub(crate) type Outcome = Result<Payload, Failure>;
@@ -42,7 +45,10 @@ pub(crate) struct Handlers {
     runtime: Handle,
     pub(crate) link: Link,
     running: BTreeMap<String, Running>,
-    pub(crate) ends: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Handlers of this round: they reach the runtime together, which wakes it once.
+    starting: Vec<BoxFuture<'static, ()>>,
+    end: mpsc::Sender<Ended>,
+    pub(crate) ends: mpsc::Receiver<Ended>,
 }
 
 struct Running {
@@ -53,19 +59,33 @@ struct Running {
 
 impl Handlers {
     pub(crate) fn new(handler: Handler, runtime: Handle, link: Link) -> Self {
-        Self { handler, runtime, link, running: BTreeMap::new(), ends: FuturesUnordered::new() }
+        let (end, ends) = mpsc::channel(ENDS);
+        Self { handler, runtime, link, running: BTreeMap::new(), starting: Vec::new(), end, ends }
     }
 
+    /// The handler runs from the end of the round on.
     pub(crate) fn start(&mut self, assign: Assign) {
         let cancel = CancellationToken::new();
         let token = assign.token.clone();
         let task = Task::new(assign, cancel.clone(), self.link.clone());
         let handler = self.handler.clone();
+        let (abort, registration) = AbortHandle::new_pair();
+        self.running.insert(token.clone(), Running { cancel, abort, answers: BTreeMap::new() });
+        let mut herald = Herald { token: Some(token), end: self.end.clone() };
         // The handler makes its future inside, so that a panic there ends this task alone as well.
-        let work = tasks::spawn_on(&self.runtime, tasks::Kind::Handler, async move { handler(task).await });
-        let running = Running { cancel, abort: work.abort_handle(), answers: BTreeMap::new() };
-        self.running.insert(token.clone(), running);
-        self.ends.push(work.map(|end| (token, self::end(end))).boxed());
+        let work = AssertUnwindSafe(async move { handler(task).await }).catch_unwind();
+        let work = Abortable::new(work, registration);
+        self.starting.push(async move { herald.tell(work.await.ok().map(end)).await }.boxed());
+    }
+
+    /// Ends a round.
+    pub(crate) fn settle(&mut self) {
+        let starting = std::mem::take(&mut self.starting);
+        if !starting.is_empty() {
+            tasks::spawn_on(&self.runtime, tasks::Kind::Handler, async move {
+                starting.into_iter().for_each(|handler| tasks::spawn(tasks::Kind::Handler, handler));
+            });
+        }
     }
 
     pub(crate) fn ended(&mut self, (token, end): Ended) -> Input {
@@ -113,16 +133,42 @@ impl Handlers {
     }
 }
 
-fn end(ended: Result<Outcome, JoinError>) -> Option<End> {
-    let failure = |message, retryable| End::Failure { message, retryable };
-    match ended {
-        Ok(Ok(output)) => Some(End::Output(output)),
-        Ok(Err(failed)) => Some(failure(failed.message().to_owned(), failed.is_retryable())),
-        Err(error) => error.try_into_panic().ok().map(|panic| failure(panic_text(panic.as_ref()), false)),
+/// Tells a handler's end, also of one that is dropped.
+struct Herald {
+    token: Option<String>,
+    end: mpsc::Sender<Ended>,
+}
+
+impl Herald {
+    async fn tell(&mut self, end: Option<End>) {
+        // The session is gone only with the whole agent.
+        if let Ok(room) = self.end.reserve().await
+            && let Some(token) = self.token.take()
+        {
+            room.send((token, end));
+        }
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+impl Drop for Herald {
+    fn drop(&mut self) {
+        if let Some(token) = self.token.take() {
+            // Its runtime ends, and with it the agent: nothing waits for room any more.
+            let _full_or_gone = self.end.try_send((token, None));
+        }
+    }
+}
+
+fn end(ended: Result<Outcome, Box<dyn Any + Send>>) -> End {
+    let failure = |message, retryable| End::Failure { message, retryable };
+    match ended {
+        Ok(Ok(output)) => End::Output(output),
+        Ok(Err(failed)) => failure(failed.message().to_owned(), failed.is_retryable()),
+        Err(panic) => failure(panic_text(panic.as_ref()), false),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the handler panicked: {}", text.unwrap_or("no message"))
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hive_proto::agent_v1::{SessionRequest, SessionResponse};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -25,7 +25,9 @@ use crate::clock;
 /// Questions that wait to be heard; a handler that asks waits for room.
 const QUESTIONS: usize = 64;
 /// Messages between the session and the stream; progress collapses while there is no room.
-const WIRE: usize = 8;
+const WIRE: usize = 64;
+/// Messages and ends that share a round with what began it.
+const ROUND: usize = 128;
 /// How often a wait for the first connect is explained.
 const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -95,7 +97,8 @@ struct Shell<D> {
 
 /// What woke the loop.
 enum Woke {
-    Room(mpsc::OwnedPermit<SessionRequest>),
+    /// For another message.
+    Room,
     Heard(Option<Result<SessionResponse, Status>>),
     Dialed(Result<Incoming, Status>),
     DialNow,
@@ -112,47 +115,73 @@ impl<D: Dial> Shell<D> {
         let mut stopping = false;
         loop {
             self.check_patience()?;
-            let input = match self.wait(&mut inbox, stopping).await {
-                Woke::Room(permit) => {
-                    if let Some(message) = self.session.next_message(self.now()) {
-                        permit.send(message);
-                    }
-                    continue;
+            let mut woke = Some(self.wait(&mut inbox, stopping).await);
+            // What came along with it is heard before anything is answered.
+            for _ in 0..ROUND {
+                let Some(now) = woke.take().or_else(|| self.ready()) else { break };
+                stopping |= matches!(now, Woke::Stop);
+                if self.heed(now)? {
+                    return Ok(());
                 }
-                Woke::DialNow => {
-                    self.open();
-                    continue;
-                }
-                Woke::Dialed(Ok(incoming)) => {
-                    self.opened(incoming);
-                    continue;
-                }
-                Woke::Heard(Some(Ok(message))) => Input::Message(message),
-                Woke::Dialed(Err(status)) | Woke::Heard(Some(Err(status))) => self.lost(Some(status))?,
-                Woke::Heard(None) => self.lost(None)?,
-                Woke::Asked(asked) => match self.handlers.asked(asked) {
-                    Some(input) => input,
-                    None => continue,
-                },
-                Woke::Ended(ended) => self.handlers.ended(ended),
-                Woke::Progress => {
-                    for (_, progress) in self.handlers.link.board.take() {
-                        if self.step(Input::Progress(progress))? {
-                            return Ok(());
-                        }
-                    }
-                    continue;
-                }
-                Woke::Stop => {
-                    stopping = true;
-                    Input::Stop
-                }
-                Woke::Abandon => return Err(Error::Stopped { running: self.session.running() }),
-                Woke::Time => Input::Tick,
-            };
-            if self.step(input)? {
-                return Ok(());
             }
+            self.handlers.settle();
+            self.send();
+        }
+    }
+
+    /// True when all is done.
+    fn heed(&mut self, woke: Woke) -> Result<bool, Error> {
+        let input = match woke {
+            Woke::Room => return Ok(false),
+            Woke::DialNow => {
+                self.open();
+                return Ok(false);
+            }
+            Woke::Dialed(Ok(incoming)) => {
+                self.opened(incoming);
+                return Ok(false);
+            }
+            Woke::Heard(Some(Ok(message))) => Input::Message(message),
+            Woke::Dialed(Err(status)) | Woke::Heard(Some(Err(status))) => self.lost(Some(status))?,
+            Woke::Heard(None) => self.lost(None)?,
+            Woke::Asked(asked) => match self.handlers.asked(asked) {
+                Some(input) => input,
+                None => return Ok(false),
+            },
+            Woke::Ended(ended) => self.handlers.ended(ended),
+            Woke::Progress => {
+                for (_, progress) in self.handlers.link.board.take() {
+                    if self.step(Input::Progress(progress))? {
+                        return Ok(true);
+                    }
+                }
+                return Ok(false);
+            }
+            Woke::Stop => Input::Stop,
+            Woke::Abandon => return Err(Error::Stopped { running: self.session.running() }),
+            Woke::Time => Input::Tick,
+        };
+        self.step(input)
+    }
+
+    /// A message or an end that is there already.
+    fn ready(&mut self) -> Option<Woke> {
+        if let Ok(ended) = self.handlers.ends.try_recv() {
+            return Some(Woke::Ended(ended));
+        }
+        let Wire::Open { incoming, .. } = &mut self.wire else { return None };
+        incoming.next().now_or_never().map(Woke::Heard)
+    }
+
+    /// Sends what there is to say, as long as there is room.
+    fn send(&mut self) {
+        let now = self.now();
+        let Wire::Open { sender, .. } = &self.wire else { return };
+        while self.session.has_message(now)
+            && let Ok(room) = sender.try_reserve()
+            && let Some(message) = self.session.next_message(now)
+        {
+            room.send(message);
         }
     }
 
@@ -173,10 +202,9 @@ impl<D: Dial> Shell<D> {
                 }
                 Wire::Dialing { opening, .. } => Woke::Dialed(opening.await),
                 Wire::Open { sender, incoming } => {
-                    let room = sender.clone().reserve_owned();
                     tokio::select! {
                         // A closed channel says nothing of why; the other direction will.
-                        Ok(room) = room, if sends => Woke::Room(room),
+                        Ok(_) = sender.reserve(), if sends => Woke::Room,
                         heard = incoming.next() => Woke::Heard(heard),
                     }
                 }
@@ -185,7 +213,7 @@ impl<D: Dial> Shell<D> {
         tokio::select! {
             woke = wire => woke,
             Some(asked) = inbox.recv() => Woke::Asked(asked),
-            Some(ended) = handlers.ends.next() => Woke::Ended(ended),
+            Some(ended) = handlers.ends.recv() => Woke::Ended(ended),
             () = board.written.notified() => Woke::Progress,
             () = limits.stop.cancelled(), if !stopping => Woke::Stop,
             () = limits.abandon.cancelled() => Woke::Abandon,

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Error, HEADER, Refused, codec};
 use crate::clock;
@@ -14,7 +15,7 @@ const PREFIX: usize = 8;
 const MAX_RECORD: usize = 1 << 20;
 /// The disk is asked for its free bytes this often; the limit leaves room for what comes meanwhile.
 const ASK_SPACE_MS: u64 = 50;
-/// A torn end is at most what 20 ms may have written without sync.
+/// A torn end is at most what 100 ms may have written without sync.
 const MAX_TORN: usize = 16 << 20;
 
 /// How large it may grow.
@@ -39,7 +40,7 @@ impl Default for Limits {
 pub struct Journal {
     dir: PathBuf,
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     len: u64,
     /// Length after the last rewrite.
     base: u64,
@@ -83,6 +84,7 @@ impl Journal {
         }
         let dir = dir.to_owned();
         let len = len as u64;
+        let file = Arc::new(file);
         Ok((Self { dir, path, file, len, base: 0, limits, torn: false, space: None, _lock: lock }, state))
     }
 
@@ -116,7 +118,7 @@ impl Journal {
             self.file.set_len(self.len)?;
             self.torn = false;
         }
-        match self.file.write_all(bytes) {
+        match (&*self.file).write_all(bytes) {
             Ok(()) => {
                 self.len += bytes.len() as u64;
                 Ok(())
@@ -140,7 +142,7 @@ impl Journal {
         {
             return lacks;
         }
-        let free = rustix::fs::fstatvfs(&self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+        let free = rustix::fs::fstatvfs(&*self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
         let lacks = free.is_ok_and(|free| free < self.limits.min_free);
         self.space = Some((now, lacks));
         lacks
@@ -155,12 +157,9 @@ impl Journal {
     }
 
     /// The same for whoever may block: what was appended so far is synced when it is called.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn syncer(&self) -> io::Result<impl FnOnce() -> io::Result<()> + Send + use<>> {
-        let file = self.file.try_clone()?;
-        Ok(move || file.sync_data())
+    pub fn syncer(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let file = Arc::clone(&self.file);
+        move || file.sync_data()
     }
 
     /// A rewrite is worth it.
@@ -200,7 +199,7 @@ impl Journal {
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|source| failed("sync", &self.dir, source))?;
         tracing::debug!(before = self.len, after = bytes.len(), "rewrote the journal");
         self.len = bytes.len() as u64;
-        (self.base, self.file, self.torn) = (self.len, file, false);
+        (self.base, self.file, self.torn) = (self.len, Arc::new(file), false);
         Ok(())
     }
 

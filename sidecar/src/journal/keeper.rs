@@ -14,7 +14,7 @@ use crate::session::record::Entry;
 use crate::tasks::Tasks;
 
 /// An end that is released by then needs no sync.
-const SYNC_AFTER_MS: u64 = 20;
+const SYNC_AFTER_MS: u64 = 100;
 
 /// An append asked for.
 pub type Append = (JournalSeq, Vec<Entry>);
@@ -121,10 +121,8 @@ impl Keeper {
         self.unsynced.clear();
         // A rewritten file is synced whole.
         let Some(journal) = &self.journal else { return };
-        match journal.syncer() {
-            Ok(sync) => self.sync = Some(self.tasks.spawn_blocking(move || report(sync()))),
-            Err(error) => report(Err(error)),
-        }
+        let sync = journal.syncer();
+        self.sync = Some(self.tasks.spawn_blocking(move || report(sync())));
     }
 
     /// Waits until everything appended is on the disk.

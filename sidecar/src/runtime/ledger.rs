@@ -1,5 +1,6 @@
 //! Which attempts a long-lived agent worked on, since when, and where its output stood: an append-only
-//! text file, because a folder per attempt would cost more than the attempt.
+//! text file, because a folder per attempt would cost more than the attempt. Its owner works in rounds:
+//! attempts that start or end in one share a look at the output and a write, see [`Ledger::settle`].
 //!
 //! `S <token> <started_ms> <timeout_ms> <stdout> <stderr>` and `E <token> <stdout> <stderr>`. Lost lines
 //! cost a start time or log lines, never a result.
@@ -81,6 +82,10 @@ pub(super) struct Ledger {
     /// Newest known segment of each stream: where it begins, and the file, kept open.
     newest: [Option<(u64, File)>; 2],
     segment_limit: u64,
+    /// Where the output stands in this round, once somebody asked.
+    positions: Option<[u64; 2]>,
+    /// Lines of this round.
+    lines: String,
 }
 
 impl Ledger {
@@ -97,8 +102,10 @@ impl Ledger {
             ended,
             newest: [None, None],
             segment_limit,
+            positions: None,
+            lines: String::new(),
         };
-        let to = ledger.positions();
+        let to = ledger.look();
         for (key, span) in ledger.spans.iter_mut().filter(|(key, span)| span.to.is_none() && !adopt.contains(key)) {
             span.to = Some(to);
             ledger.ended.push_back(*key);
@@ -114,7 +121,7 @@ impl Ledger {
     pub(super) fn started(&mut self, key: AttemptKey, started_ms: u64, timeout_ms: u64) {
         let from = self.positions();
         self.spans.insert(key, Span { started_ms, timeout_ms, from, to: None });
-        self.append(&format!("S {key} {started_ms} {timeout_ms} {} {}\n", from[0], from[1]));
+        self.lines += &format!("S {key} {started_ms} {timeout_ms} {} {}\n", from[0], from[1]);
     }
 
     pub(super) fn ended(&mut self, key: AttemptKey) {
@@ -123,7 +130,7 @@ impl Ledger {
         span.to = Some(to);
         self.ended.push_back(key);
         self.trim();
-        self.append(&format!("E {key} {} {}\n", to[0], to[1]));
+        self.lines += &format!("E {key} {} {}\n", to[0], to[1]);
     }
 
     fn trim(&mut self) {
@@ -134,12 +141,18 @@ impl Ledger {
         }
     }
 
-    fn append(&mut self, line: &str) {
+    /// Ends a round: what was said in it is written, before anybody else runs.
+    pub(super) fn settle(&mut self) {
+        self.positions = None;
+        if self.lines.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.lines);
         let written = match &mut self.file {
-            Some(file) if self.size < LIMIT => file.write_all(line.as_bytes()),
+            Some(file) if self.size < LIMIT => file.write_all(lines.as_bytes()),
             _ => self.rewrite(),
         };
-        self.size += line.len() as u64;
+        self.size += lines.len() as u64;
         if let Err(error) = written {
             tracing::warn!(%error, "an agent's attempts cannot be written down");
             self.file = None;
@@ -167,8 +180,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// Where both outputs stand: no path is looked up as long as neither was rotated.
     fn positions(&mut self) -> [u64; 2] {
+        let positions = self.positions.unwrap_or_else(|| self.look());
+        self.positions = Some(positions);
+        positions
+    }
+
+    /// Where both outputs stand: no path is looked up as long as neither was rotated.
+    fn look(&mut self) -> [u64; 2] {
         let dir = process_dir(&self.agent_dir);
         let limit = self.segment_limit;
         let mut position = |at: usize, stream: &str| {
@@ -199,9 +218,11 @@ mod tests {
         let key = |n: u8| AttemptKey { task: [n; 16], attempt: 1 };
         let mut ledger = Ledger::open(dir.path(), 1 << 20, &[]);
         ledger.started(key(1), 5, 60);
+        ledger.settle();
         fs::write(process.join("stdout.10"), "abc").expect("written");
         ledger.started(key(2), 6, 60);
         ledger.ended(key(1));
+        ledger.settle();
         fs::write(dir.path().join("torn"), "").expect("written");
         let mut file = OpenOptions::new().append(true).open(dir.path().join(NAME)).expect("opens");
         file.write_all(b"S 01890a5d-ac96").expect("written");
@@ -212,6 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn a_round_is_one_write_and_the_next_looks_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let process = process_dir(dir.path());
+        fs::create_dir_all(&process).expect("made");
+        fs::write(process.join("stdout.0"), "abc").expect("written");
+        let key = |n: u8| AttemptKey { task: [n; 16], attempt: 1 };
+        let mut ledger = Ledger::open(dir.path(), 1 << 20, &[]);
+        ledger.started(key(1), 5, 60);
+        ledger.started(key(2), 5, 60);
+        assert_eq!(find(dir.path(), key(1)).expect("reads"), None, "the round is not over");
+        ledger.settle();
+        fs::write(process.join("stdout.0"), "abcdef").expect("written");
+        ledger.ended(key(2));
+        ledger.settle();
+        let span = |n| find(dir.path(), key(n)).expect("reads").map(|span| (span.from, span.to));
+        assert_eq!((span(1), span(2)), (Some(([3, 0], None)), Some(([3, 0], Some([6, 0])))));
+    }
+
+    #[test]
     fn the_file_stays_small() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut ledger = Ledger::open(dir.path(), 1 << 20, &[]);
@@ -219,6 +259,7 @@ mod tests {
             let key = AttemptKey { task: [1; 16], attempt };
             ledger.started(key, 5, 60);
             ledger.ended(key);
+            ledger.settle();
         }
         assert!(fs::metadata(dir.path().join(NAME)).expect("there").len() <= LIMIT + 1024);
         assert_eq!(ledger.spans.len(), ENDED);

@@ -29,6 +29,8 @@ use attempts::Attempts;
 use backoff::Restarts;
 use child::{Note, Place, Process};
 
+/// Commands and messages that share a round with the one that began it.
+const ROUND: usize = 128;
 /// Grace of an agent that has to go.
 const GRACE: Duration = Duration::from_secs(10);
 /// Between attempts to make the socket.
@@ -148,14 +150,11 @@ pub(super) async fn run(
             break;
         }
         let wake = owner.next_wake().into_iter().chain(stop_at.filter(|&at| at > now)).min();
+        owner.attempts.settle();
         tokio::select! {
             biased;
             command = commands.recv() => match command {
-                Some(RuntimeCommand::Shutdown { deadline }) => {
-                    owner.stopping = true;
-                    stop_at.get_or_insert(later(clock::boot_ms(), deadline));
-                }
-                Some(command) => owner.obey(command),
+                Some(command) => owner.take(command, &mut stop_at),
                 // Whoever owned this runtime is gone; what runs waits for the next one.
                 None => return,
             },
@@ -164,9 +163,21 @@ pub(super) async fn run(
             _ = owner.outbox.hand_over(), if !owner.outbox.is_empty() => {}
             () = clock::Clock::real().sleep_until(wake.unwrap_or(0)), if wake.is_some() => {}
         }
+        // All of it had arrived when the first was taken: nothing else runs on this thread meanwhile.
+        for _ in 0..ROUND {
+            if let Ok(command) = commands.try_recv() {
+                owner.take(command, &mut stop_at);
+            } else if let Ok(message) = from.try_recv() {
+                owner.hear(message);
+            } else {
+                break;
+            }
+        }
+        owner.deliver();
     }
     commands.close();
     owner.attempts.end_all("the sidecar stopped", &mut owner.outbox);
+    owner.attempts.settle();
     drop(owner.stream);
     owner.outbox.finish().await;
     let _ = std::fs::remove_file(socket);
@@ -218,12 +229,19 @@ impl Owner {
         self.said = Some(now);
     }
 
+    fn take(&mut self, command: RuntimeCommand, stop_at: &mut Option<u64>) {
+        if let RuntimeCommand::Shutdown { deadline } = command {
+            self.stopping = true;
+            stop_at.get_or_insert(later(clock::boot_ms(), deadline));
+        } else {
+            self.obey(command);
+        }
+    }
+
+    /// What it starts is handed over at the end of the round.
     fn obey(&mut self, command: RuntimeCommand) {
         match command {
-            RuntimeCommand::Start(start) => {
-                self.attempts.start(start, self.stopping, &mut self.outbox);
-                self.deliver();
-            }
+            RuntimeCommand::Start(start) => self.attempts.start(start, self.stopping, &mut self.outbox),
             RuntimeCommand::Cancel { key, grace } => {
                 let link = self.stream.as_ref().map(|stream| &stream.link);
                 self.attempts.cancel(key, grace, link, &mut self.outbox);
@@ -312,7 +330,6 @@ impl Owner {
                 if let State::Up { speak_by, .. } = &mut self.state {
                     *speak_by = None;
                 }
-                self.deliver();
             }
             session_request::Kind::Progress(progress) => self.attempts.progress(progress, &mut self.outbox),
             session_request::Kind::InputRequired(asked) => {

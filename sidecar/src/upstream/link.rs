@@ -161,6 +161,8 @@ async fn talk(
 async fn write(mut queue: mpsc::Receiver<SessionRequest>, frames: mpsc::Sender<SessionRequest>) -> bool {
     let mut next = queue.recv().await;
     while let Some(mut frame) = next.take() {
+        // Whoever can run now may have more to say: a receipt leaves with the start that follows it.
+        tokio::task::yield_now().await;
         // Whatever waits meanwhile travels along.
         while let Ok(more) = queue.try_recv() {
             next = frames::join(&mut frame, more);

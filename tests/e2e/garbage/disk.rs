@@ -53,8 +53,12 @@ async fn a_full_disk_at_the_server_loses_nothing() {
 
     // Low: nothing new, and what runs goes on to its end.
     let filler = disk.fill(6 * MIB);
+    eventually("the shortage is noticed", LONG, || {
+        let shedding = shedding(&rig);
+        async move { shedding.await.then_some(()).ok_or("not yet") }
+    })
+    .await;
     waits(&refused(submit(&rig, submission(unwanted())).await, "STORE_LOW_SPACE"));
-    assert!(shedding(&rig).await);
     // A repeat of what was accepted is found, not refused.
     assert_eq!(submit(&rig, accepted).await.expect("the same task").id, pending);
     let batch = v1::SubmitTasksRequest { tasks: vec![submission(unwanted())], ..Default::default() };

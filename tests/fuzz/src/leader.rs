@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hive_control_plane::api::check::Limits;
 use hive_control_plane::session;
-use hive_control_plane::store::{Op, codec};
+use hive_control_plane::store::{MAX_OPS, Op, codec};
 use hive_core::command::{AgentUpdate, Command, Delivered};
 use hive_core::driver::{Act, Landing, Machine, Next};
 use hive_core::id::{AgentId, LeaderEpoch, Namespace, TaskId};
@@ -150,7 +150,7 @@ impl Game<'_> {
                     assert!(!self.flying, "two transactions in flight");
                     self.flying = true;
                     let transaction = codec::transaction(transaction, nonce);
-                    transaction.check().expect("a transaction the store takes");
+                    transaction.check(MAX_OPS).expect("a transaction the store takes");
                     for op in &transaction.ops {
                         let Op::Put { key, value } = op else { continue };
                         if codec::decode_key(key).is_some() {

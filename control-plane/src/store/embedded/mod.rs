@@ -17,13 +17,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hive_core::id::{LeaderEpoch, Revision};
 use hive_core::time::Time;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use self::disk::Trace;
 use self::engine::Engine;
@@ -32,9 +34,16 @@ use self::folder::{Folder, failed};
 use self::stamp::{Beside, Stamp};
 use self::writer::{Job, Writer};
 use super::{CommitError, Health, Loaded, OpenError, ReadError, Store, Transaction};
+use crate::clock;
 
 /// Jobs waiting for a thread of the store; a caller beyond that waits.
 const QUEUE: usize = 64;
+
+/// Most operations in one transaction: from about 256 on, throughput no longer hangs on the syncs.
+const MAX_OPS: usize = 1_024;
+
+/// The file system is asked for space this often; what the limit keeps free is enough for the meantime.
+const SPACE_AGE: Duration = Duration::from_millis(50);
 
 /// How a data folder is opened.
 #[derive(Clone, Debug)]
@@ -75,6 +84,26 @@ struct Shared {
     ballast_released: AtomicBool,
     folder: PathBuf,
     shed_below: u64,
+    /// Free bytes and bytes taken, as of when.
+    measured: Mutex<Option<(Instant, (u64, u64))>>,
+}
+
+impl Shared {
+    /// Free bytes of the disk, and bytes the store takes; at most [`SPACE_AGE`] old.
+    fn space(&self) -> (u64, u64) {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::monotonic();
+        if let Some((_, space)) = measured.filter(|(at, _)| now < *at + SPACE_AGE) {
+            return space;
+        }
+        // No answer about space counts as none: better to shed than to accept and lose.
+        let free = space::free_bytes(&self.folder).unwrap_or(0);
+        // Blocks, not length: the database file has holes.
+        let size = |name: &str| fs::metadata(self.folder.join(name)).map_or(0, |m| m.blocks() * 512);
+        let space = (free, size(folder::DATABASE) + size(space::FILE));
+        *measured = Some((now, space));
+        space
+    }
 }
 
 /// A handle on the embedded store. The folder is unlocked when the last handle is dropped, which
@@ -120,6 +149,7 @@ impl Embedded {
             ballast_released: AtomicBool::new(false),
             folder: folder.path.clone(),
             shed_below: options.shed_below,
+            measured: Mutex::new(None),
         });
         let writer = Writer::open(folder, options.ballast, trace, Arc::clone(&shared))?;
 
@@ -166,15 +196,16 @@ impl Store for Embedded {
         answered.await.unwrap_or(Err(ReadError::Stopped))
     }
 
+    fn max_ops(&self) -> usize {
+        MAX_OPS
+    }
+
     fn health(&self) -> Health {
         let shared = &self.0.shared;
-        // No answer about space counts as none: better to shed than to accept and lose.
-        let free_bytes = space::free_bytes(&shared.folder).unwrap_or(0);
-        // Blocks, not length: the database file has holes.
-        let size = |name: &str| fs::metadata(shared.folder.join(name)).map_or(0, |m| m.blocks() * 512);
+        let (free_bytes, store_bytes) = shared.space();
         Health {
             free_bytes,
-            store_bytes: size(folder::DATABASE) + size(space::FILE),
+            store_bytes,
             shedding: free_bytes < shared.shed_below,
             ballast_released: shared.ballast_released.load(Ordering::Relaxed),
             // Held for writing only while the database is being opened.

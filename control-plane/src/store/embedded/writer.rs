@@ -7,12 +7,12 @@ use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use hive_core::id::Revision;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
 use super::disk::Trace;
 use super::engine::{Engine, Failure};
 use super::folder::{Folder, damaged, failed};
 use super::space::{Ballast, free_bytes};
 use super::stamp::{self, Beside, Stamp};
+use super::{MAX_OPS, Shared};
 use crate::store::{CommitError, Loaded, Op, OpenError, RefusedReason, Transaction};
 
 pub(super) enum Job {
@@ -107,7 +107,7 @@ impl Writer {
         if tx.fence != last.epoch {
             return Err(CommitError::Fenced { current: last.epoch });
         }
-        tx.check().map_err(CommitError::Refused)?;
+        tx.check(MAX_OPS).map_err(CommitError::Refused)?;
         if tx.prev_seq != last.seq {
             return Err(CommitError::SeqDiffers { found: last.seq, nonce: last.nonce });
         }

@@ -56,6 +56,11 @@ impl Attempts {
         }
     }
 
+    /// Ends a round.
+    pub(super) fn settle(&mut self) {
+        self.ledger.settle();
+    }
+
     pub(super) fn has_unanswered(&self) -> bool {
         self.held.values().any(|phase| matches!(phase, Phase::Adopted { .. }))
     }
