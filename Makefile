@@ -28,7 +28,7 @@ TOOLS ?= cargo-deny
 SIM := cargo test $(LOCKED) --quiet --profile sim --package hive --test sim
 SIM_ARGS ?= -- --nocapture
 
-.PHONY: help demo dev build check test sim sim-mutants net fuzz faults bench services-quietly services tools
+.PHONY: help demo dev build check test sim sim-mutants net fuzz faults bench instructions services-quietly services tools
 
 help: ## list the verbs
 	@echo 'make demo       # build and run Hive on this repository'
@@ -76,10 +76,14 @@ bench: ## measure rows 1-8 beside their yardsticks; ROWS=1,2 picks, QUICK=1 shor
 	@cargo test $(LOCKED) --quiet --profile sim --package hive --test sim --no-run
 	@ROWS='$(ROWS)' QUICK='$(QUICK)' cargo bench $(LOCKED) --quiet --profile $(BENCH_PROFILE) --package hive --bench rows
 
-services-quietly:
-	@.ci/services >/dev/null || echo 'faults: something is missing (above); what needs it is skipped' >&2
+# The simulator's profile: built in CI anyway, and callgrind counts the same on every machine.
+instructions: services-quietly ## count instructions of scheduler and codecs (callgrind); UPDATE=1 keeps them
+	@UPDATE='$(UPDATE)' cargo bench $(LOCKED) --quiet --profile sim --package hive --bench instructions
 
-services: ## fetch what tests need from elsewhere (buf, Python gRPC, strace, libfaketime) into target/services
+services-quietly:
+	@.ci/services >/dev/null || echo 'something is missing (above); what needs it is skipped' >&2
+
+services: ## fetch what tests need from elsewhere (buf, Python gRPC, strace, libfaketime, valgrind) into target/services
 	@.ci/services
 
 tools: ## build cargo-deny into target/tools; TOOLS="cargo-deny cargo-nextest" for more

@@ -13,7 +13,9 @@
 )]
 
 mod child;
+mod cold;
 mod core;
+mod fleet;
 mod hive;
 mod report;
 mod rows;

@@ -158,15 +158,23 @@ impl Bench {
         let percent = (sidecar.cpu_seconds() - before) / begun.elapsed().as_secs_f64() * 100.0;
         let command = "hive-sidecar with one command agent, nothing to do";
         let one = |value| Measured::median(&[value], command);
+        let memory = sidecar.rss_kib() / 1024.0;
+        drop((sidecar, server));
         vec![
-            self.held(5, Some("memory"), one(sidecar.rss_kib() / 1024.0)),
+            self.held(5, Some("memory"), one(memory)),
             self.held(
                 5,
                 Some("binary"),
                 Measured::median(&[hive::stripped(hive::SIDECAR) / 1_048_576.0], "strip hive-sidecar"),
             ),
             self.held(5, Some("cpu"), one(percent)),
+            self.cold_start(),
         ]
+    }
+
+    fn cold_start(&self) -> Line {
+        let starts = crate::cold::starts(if self.quick { 3 } else { 11 });
+        self.held(5, Some("cold_start"), Measured::median(&starts, "tests/bench/cold.rs: hive dev on an empty folder"))
     }
 
     fn core(&self, row: u32) -> Vec<Line> {
