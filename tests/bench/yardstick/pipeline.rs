@@ -18,7 +18,7 @@ use super::wire::{Caller, Frame, Frames, Hub, Item, framed, monotonic, serve as 
 
 const TASKS: redb::TableDefinition<'static, u64, &[u8]> = redb::TableDefinition::new("tasks");
 /// Writes of one commit, at most; as many as in Hive.
-const GROUP: usize = 120;
+const GROUP: usize = 1_016;
 
 type Out = mpsc::UnboundedSender<Item>;
 
