@@ -15,7 +15,8 @@ pub use fault::{Fault, Faults};
 pub use flags::{Command, ConfigVerb, Flags, Program};
 pub use print::page;
 pub use sections::{
-    Config, Limits, Log, LogFormat, Retention, Session, Shutdown, StoreLimits, TaskDefaults, Transport, Watch,
+    Config, Limits, Log, LogFormat, Retention, Session, Shutdown, StoreLimits, TaskDefaults, Tls, TlsFiles, Transport,
+    Watch,
 };
 pub use source::Sources;
 pub use value::{ByteSize, Secret};

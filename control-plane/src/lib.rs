@@ -19,6 +19,7 @@ pub mod tasks;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 
 /// Runs the program.
 #[must_use]

@@ -1,12 +1,14 @@
-//! Our own accept loop: bounds connections, gives each a time to show its protocol, survives a
-//! lack of file descriptors. What is said on a connection is left to `server` and `ops`.
+//! Our own accept loop: bounds connections, gives each a time to show its protocol and to
+//! agree on TLS, survives a lack of file descriptors. What is said on a connection is left to `server` and `ops`.
 //!
 //! Generic over [`Listener`], so that a simulated network can be put under it.
 
 mod accept;
+mod answer;
 mod caps;
 mod conn;
 mod preface;
+mod stream;
 mod tcp;
 
 pub use accept::{Incoming, accept};

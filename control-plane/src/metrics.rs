@@ -74,7 +74,10 @@ const METRICS: &[Definition] = {
             Counter,
             &[
                 ("port", "`main`, `ops`"),
-                ("reason", "`limit`, `address_limit`, `silent`, `tls`, `http1`, `garbage`, `closed`"),
+                (
+                    "reason",
+                    "`limit`, `address_limit`, `silent`, `tls`, `plain`, `handshake`, `http1`, `garbage`, `closed`",
+                ),
             ],
             "Connections closed before they carried a call.",
         ),
@@ -83,6 +86,12 @@ const METRICS: &[Definition] = {
             Counter,
             &[("port", "`main`, `ops`")],
             "Failures to accept a connection, such as no file descriptor left. Each is followed by a pause.",
+        ),
+        metric(
+            "hive_tls_reload_errors_total",
+            Counter,
+            &[],
+            "Times the certificate files could not be used; those in use stayed.",
         ),
         metric("hive_agents", Gauge, &[("phase", "an agent's phase in lower case")], "Agents known, by phase."),
         metric("hive_tasks", Gauge, &[("state", "a task's state in lower case")], "Tasks kept, by state."),
@@ -248,6 +257,11 @@ pub fn connection_refused(port: &'static str, reason: &'static str) {
     counter!("hive_connections_refused_total", "port" => port, "reason" => reason).increment(1);
 }
 
+/// Renewed certificates could not be used.
+pub fn tls_reload_failed() {
+    counter!("hive_tls_reload_errors_total").increment(1);
+}
+
 /// Accepting failed.
 pub fn accept_failed(port: &'static str) {
     counter!("hive_accept_errors_total", "port" => port).increment(1);
@@ -353,6 +367,7 @@ mod tests {
         connections("main", 1);
         connection_refused("main", "tls");
         accept_failed("main");
+        tls_reload_failed();
         agents("ready", 1);
         tasks("pending", 1);
         command("submit", "done");

@@ -38,7 +38,7 @@ pub fn serve<L: Listener>(
     let calls = Calls::new(routes, settings.limits, tasks.stopping(), end.clone())?;
     let ops = Ops { calls, metrics, health: health.clone() };
     let caps = Caps::of(settings.limits, Port::Ops);
-    let incoming = accept(tasks, Port::Ops, listener, Speaks::Http, &caps, end);
+    let incoming = accept(tasks, Port::Ops, listener, Speaks::Http, None, &caps, end);
     let http = server::http2(settings.transport).accept_http1(true);
     tasks.spawn(TaskKind::Serve, async move {
         http.serve_with_incoming(ops, incoming).await?;

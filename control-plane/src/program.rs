@@ -92,7 +92,8 @@ fn serve(config: Config) -> Result<(), BoxError> {
 
 fn warn_of_plain_text(config: &Config) {
     for (setting, address) in [("listen", config.listen), ("ops_listen", config.ops_listen)] {
-        if !address.ip().is_loopback() {
+        let secured = setting == "listen" && config.tls.is_some();
+        if !address.ip().is_loopback() && !secured {
             tracing::warn!(setting, %address, "INSECURE: plain text beyond this machine; whoever reaches this port reads and changes everything");
         }
     }
@@ -142,7 +143,7 @@ fn stop_on_stdin_eof(shutdown: CancellationToken) -> std::io::Result<()> {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -18,7 +18,7 @@ use crate::server::{self, Ending, Health, Readiness, Routes, Settings};
 use crate::store::embedded::ClusterId;
 use crate::store::{OpenError, Store};
 use crate::tasks::{Failure, TaskKind, Tasks};
-use crate::{assemble, clock, driver, ops};
+use crate::{assemble, clock, driver, ops, tls};
 
 /// The ports, bound.
 pub struct Listeners<L> {
@@ -37,6 +37,9 @@ pub enum Error {
     /// A port could not be served.
     #[error("cannot serve")]
     Serve(#[from] server::Error),
+    /// The certificates could not be used.
+    #[error("cannot serve TLS")]
+    Tls(#[from] tls::Error),
     /// The store could not be opened.
     #[error("cannot open the store")]
     Open(#[from] OpenError),
@@ -97,7 +100,7 @@ pub async fn run_with<L: Listener, S: Store>(
     let identity = Identity {
         cluster_id: format!("{:032x}", cluster.0),
         replica_id: "embedded".to_owned(),
-        endpoint: format!("http://{address}"),
+        endpoint: format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" }),
     };
     let (routes, _handle) = assemble::services(&config, store, identity, sources, &core, &edge).await?;
 
@@ -136,11 +139,25 @@ pub async fn serve<L: Listener>(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let metrics = metrics::install()?;
+    let tls = match &config.tls {
+        None => None,
+        Some(files) => {
+            let (acceptor, reloader) = tls::open(files, config.tls_watch.poll)?;
+            if !acceptor.asks() {
+                tracing::warn!(
+                    "tls.client_ca is not set: whoever reaches this port may call, and sidecars are not told apart"
+                );
+            }
+            tasks.spawn(TaskKind::Upkeep, reloader.run());
+            Some(acceptor)
+        }
+    };
     let (ending, ops_end) = (Ending::default(), CancellationToken::new());
     // No connection outlives this function, whichever way it ends.
     let _guards = (ops_end.clone().drop_guard(), ending.connections.clone().drop_guard());
     let addresses = (listeners.main.local_addr(), listeners.ops.local_addr());
-    let settings = Settings { reflection: config.reflection, limits: &config.limits, transport: &config.transport };
+    let settings =
+        Settings { reflection: config.reflection, limits: &config.limits, transport: &config.transport, tls };
     tasks.spawn(TaskKind::Upkeep, upkeep(metrics.clone()));
     // The ops port has tasks of its own: it outlives the others, to show how the stop goes.
     let ops_tasks = Tasks::new(&ops_end);

@@ -19,6 +19,7 @@ use tonic::transport;
 use crate::config::{Limits, Transport};
 use crate::listen::{Caps, Listener, Port, Speaks, accept};
 use crate::tasks::{TaskKind, Tasks};
+use crate::tls::Acceptor;
 
 /// How a server comes to its end.
 #[derive(Clone, Default)]
@@ -54,7 +55,8 @@ pub fn serve<L: Listener>(
     let routes = if settings.reflection { routes.with_reflection()? } else { routes };
     let calls = Calls::new(routes, settings.limits, tasks.stopping(), ending.streams.clone())?;
     let caps = Caps::of(settings.limits, Port::Main);
-    let incoming = accept(tasks, Port::Main, listener, Speaks::Http2, &caps, ending.connections.clone());
+    let incoming =
+        accept(tasks, Port::Main, listener, Speaks::Http2, settings.tls.clone(), &caps, ending.connections.clone());
     let stopping = tasks.stopping();
     let http2 = http2(settings.transport);
     tasks.spawn(TaskKind::Serve, async move {
@@ -72,6 +74,8 @@ pub struct Settings<'a> {
     pub limits: &'a Limits,
     /// HTTP/2.
     pub transport: &'a Transport,
+    /// Certificates of the main port.
+    pub tls: Option<Acceptor>,
 }
 
 /// Keepalive on our side too: a peer behind a cut cable would hold its streams open for ever.

@@ -1,11 +1,13 @@
 //! Generated messages and services of every Hive protocol, and their descriptors.
 //!
-//! Nothing is written by hand here but this list and [`codec`]: the `.proto` files beside it are the source, and
+//! Nothing is written by hand here but this list, [`codec`] and `tls`: the `.proto` files beside it are the source, and
 //! their comments are the documentation. `README.md` says how they may evolve.
 #![allow(missing_docs, reason = "generated; buf lint checks that every element is commented")]
 #![allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 
 pub mod codec;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 /// Laid out as the packages are, because generated code refers to its neighbours by path.
 #[allow(unreachable_pub, reason = "re-exported below under shorter names")]

@@ -106,6 +106,12 @@ reasons! {
     SidecarFenced = "SIDECAR_FENCED", PermissionDenied,
         "The sidecar's identity has been replaced by another host's.",
         "The sidecar exits; start it again with its own data folder.";
+    IdentityInvalid = "IDENTITY_INVALID", Unauthenticated,
+        "The client's certificate is of the CA trusted here, but names nobody: it must hold exactly one URI, a SPIFFE id.",
+        "Have it issued anew, such as by `hive certs`; docs/tls.md says how names look.";
+    IdentityNotAllowed = "IDENTITY_NOT_ALLOWED", PermissionDenied,
+        "The name in the client's certificate does not allow this: a sidecar speaks for itself alone, and clients for no sidecar.",
+        "Use the certificate issued for this sidecar or client; docs/tls.md says how names look.";
     OtherCluster = "OTHER_CLUSTER", FailedPrecondition,
         "The sidecar holds attempts of another cluster; the control plane was started on another or an emptied data folder.",
         "Put the old data folder back; or, to give that work up, stop the sidecar and remove its state folder.";

@@ -66,6 +66,15 @@ pub struct Flags {
     /// Allow plain text beyond this machine.
     #[arg(long, global = true)]
     pub insecure: bool,
+    /// Certificate (PEM) to serve clients and sidecars over TLS.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// CA (PEM) of the certificates that clients and sidecars must show.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Do not answer reflection.
     #[arg(long, global = true)]
     pub no_reflection: bool,
@@ -86,6 +95,9 @@ impl Flags {
         put("stop_on_stdin_eof", "--stop-on-stdin-eof", self.stop_on_stdin_eof.then(|| "true".to_owned()));
         put("ready_file", "--ready-file", self.ready_file.as_ref().map(path));
         put("insecure", "--insecure", self.insecure.then(|| "true".to_owned()));
+        put("tls.cert", "--tls-cert", self.tls_cert.as_ref().map(path));
+        put("tls.key", "--tls-key", self.tls_key.as_ref().map(path));
+        put("tls.client_ca", "--tls-client-ca", self.tls_client_ca.as_ref().map(path));
         put("reflection", "--no-reflection", self.no_reflection.then(|| "false".to_owned()));
         put("log.format", "--log-format", self.log_format.clone());
         given

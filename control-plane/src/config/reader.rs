@@ -96,6 +96,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reports a setting that is needed and was not given.
+    pub(super) fn lack<T>(&mut self, path: &'static str, problem: &str) -> Option<T> {
+        // A value that could not be read was reported already.
+        if !self.faults.iter().any(|fault| fault.field == path) {
+            self.fault(path, None, None, problem.to_owned());
+        }
+        None
+    }
+
     fn fault(&mut self, path: &str, value: Option<String>, source: Option<String>, problem: String) {
         let source = source.unwrap_or_else(|| "default".to_owned());
         self.faults.push(Fault { field: path.to_owned(), value, source, problem });

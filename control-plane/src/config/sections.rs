@@ -38,6 +38,10 @@ pub struct Config {
     pub log: Log,
     /// What one request, client or namespace may use.
     pub limits: Limits,
+    /// Certificates of the main port; plain text without.
+    pub tls: Option<TlsFiles>,
+    /// Looking after them.
+    pub tls_watch: Tls,
     /// HTTP/2 and TCP.
     pub transport: Transport,
     /// Sidecar sessions.
@@ -114,6 +118,48 @@ section! {
         calls: u32 = 8_192, 1..=1_000_000, "Calls with one answer in progress at once, over all connections.";
         call_deadline: Duration = S(60), S(1)..=S(3_600), "Deadline of a call with one answer that brings none.";
         watches: u32 = 4_096, 1..=1_000_000, "Watches, waits and log streams open at once.";
+    }
+}
+
+/// Certificates, as paths of PEM files.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Our certificate, with what leads to its CA.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Whoever calls must have a certificate of this CA.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let cert = r.take_optional(
+            "tls.cert",
+            "Certificate (PEM, with intermediates) shown on `listen`; without one it speaks plain text.",
+        );
+        let key = r.take_optional("tls.key", "Its private key (PEM).");
+        let client_ca: Option<PathBuf> = r.take_optional(
+            "tls.client_ca",
+            "CA (PEM) of the certificates that clients and sidecars must show; without one nobody is asked.",
+        );
+        match (cert, key) {
+            (Some(cert), Some(key)) => Some(Self { cert, key, client_ca }),
+            (Some(_), None) => r.lack("tls.key", "is missing: tls.cert needs its private key"),
+            (None, Some(_)) => r.lack("tls.cert", "is missing: tls.key belongs to a certificate"),
+            (None, None) if client_ca.is_some() => r.lack(
+                "tls.cert",
+                "is missing: clients can be asked for certificates only over TLS, so set tls.cert and tls.key",
+            ),
+            (None, None) => None,
+        }
+    }
+}
+
+section! {
+    /// Certificates on disk.
+    Tls at "tls" {
+        poll: Duration = S(5), MS(100)..=S(3_600), "Time between two looks at the certificate files; renewed ones are used by new connections.";
     }
 }
 
@@ -244,6 +290,8 @@ impl Config {
                 ),
             },
             limits: Limits::read(r),
+            tls: TlsFiles::read(r),
+            tls_watch: Tls::read(r),
             transport: Transport::read(r),
             session: Session::read(r),
             task: TaskDefaults::read(r),
@@ -256,13 +304,17 @@ impl Config {
 
     /// What must hold between settings.
     pub(super) fn check(&self, r: &mut Reader<'_>) {
-        for (path, address) in [("listen", self.listen), ("ops_listen", self.ops_listen)] {
-            if !address.ip().is_loopback() && !self.insecure {
-                r.refuse(
-                    path,
-                    "is reachable from other machines, in plain text: use a loopback address, or say --insecure",
-                );
-            }
+        if !self.listen.ip().is_loopback() && self.tls.is_none() && !self.insecure {
+            r.refuse(
+                "listen",
+                "is reachable from other machines, in plain text: set tls.cert and tls.key (`hive certs` makes them), use a loopback address, or say --insecure",
+            );
+        }
+        if !self.ops_listen.ip().is_loopback() && !self.insecure {
+            r.refuse(
+                "ops_listen",
+                "is reachable from other machines, and always plain text: use a loopback address, or say --insecure",
+            );
         }
         if self.listen == self.ops_listen && self.listen.port() != 0 {
             r.refuse("ops_listen", "must differ from listen");

@@ -106,6 +106,19 @@ fn plain_text_beyond_loopback_needs_insecure() {
 }
 
 #[test]
+fn certificates_are_given_whole_and_make_other_machines_welcome() {
+    let fields = |args: &[&str]| -> Vec<_> { faults(&flags(args), &[]).into_iter().map(|f| f.field).collect() };
+    assert!(fields(&["--listen", "0.0.0.0:7070", "--tls-cert", "c", "--tls-key", "k"]).is_empty());
+    assert_eq!(fields(&["--tls-cert", "c"]), ["tls.key"]);
+    assert_eq!(fields(&["--tls-key", "k"]), ["tls.cert"]);
+    assert_eq!(fields(&["--tls-client-ca", "a"]), ["tls.cert"]);
+    // The ops port never speaks TLS.
+    assert_eq!(fields(&["--ops-listen", "0.0.0.0:7071", "--tls-cert", "c", "--tls-key", "k"]), ["ops_listen"]);
+    let told = &faults(&flags(&["--listen", "0.0.0.0:7070"]), &[])[0].problem;
+    assert!(told.contains("tls.cert") && told.contains("--insecure"), "{told}");
+}
+
+#[test]
 fn limits_that_contradict_each_other_are_faults() {
     let variables = [
         ("HIVE_LIMITS__PAYLOAD_BYTES", "3MiB"),

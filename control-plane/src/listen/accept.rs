@@ -11,18 +11,23 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{Mistake, answer, part};
 use super::caps::{Caps, Counter, Place};
 use super::conn::Conn;
-use super::preface::{Found, Speaks, answer_http1, identify};
+use super::preface::{Found, Speaks, identify};
+use super::stream::{Replay, Stream};
 use super::{Listener, Port};
 use crate::clock;
 use crate::metrics;
 use crate::tasks::{TaskKind, Tasks};
+use crate::tls::{Acceptor, Who};
 
 /// Identified connections waiting for the server; when full, handshake tasks wait.
 const READY: usize = 64;
@@ -34,13 +39,14 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 /// Connections for tonic to serve. Ends when the loop does.
 pub type Incoming<I> = ReceiverStream<Result<Conn<I>, Infallible>>;
 
-/// Starts the loop. It ends, and closes the listener, when the server begins to stop; `cut` ends
+/// Starts the loop; with `tls`, what the port speaks is spoken inside TLS. It ends, and closes the listener, when the server begins to stop; `cut` ends
 /// the connections themselves.
 pub fn accept<L: Listener>(
     tasks: &Tasks,
     port: Port,
     listener: L,
     speaks: Speaks,
+    tls: Option<Acceptor>,
     caps: &Caps,
     cut: CancellationToken,
 ) -> Incoming<L::Io> {
@@ -49,6 +55,7 @@ pub fn accept<L: Listener>(
         tasks: tasks.clone(),
         port,
         speaks,
+        tls,
         handshake: caps.handshake,
         cut,
         ready,
@@ -68,6 +75,7 @@ struct Shared<I> {
     tasks: Tasks,
     port: Port,
     speaks: Speaks,
+    tls: Option<Acceptor>,
     handshake: Duration,
     cut: CancellationToken,
     ready: mpsc::Sender<Result<Conn<I>, Infallible>>,
@@ -119,23 +127,77 @@ async fn run<L: Listener>(mut listener: L, shared: Arc<Shared<L::Io>>, counter: 
 
 async fn shake<I>(shared: &Shared<I>, mut io: I, peer: SocketAddr, place: Place) -> Option<Conn<I>>
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut seen = Vec::new();
     let found = identify(&mut io, shared.speaks, &mut seen).await.unwrap_or(Found::Closed);
-    match found {
-        Found::Expected => return Some(Conn::new(io, peer, seen, shared.cut.clone(), place)),
-        Found::Tls => refused(shared, peer, "tls"),
-        Found::Http1 => {
-            refused(shared, peer, "http1");
-            // Whether the answer arrives is the peer's affair.
-            let _ = answer_http1(&mut io).await;
+    let mistake = match (found, &shared.tls) {
+        (Found::Tls, Some(tls)) => return secure(shared, tls, Replay::new(io, seen), peer, place).await,
+        (Found::Expected, None) => {
+            let io = Stream::Plain(Replay::new(io, seen));
+            return Some(Conn::new(io, peer, Who::Unasked, shared.cut.clone(), place));
         }
-        Found::Garbage => refused(shared, peer, "garbage"),
-        // Port scans and probes of load balancers: counted, not logged.
-        Found::Closed => metrics::connection_refused(shared.port.as_str(), "closed"),
+        (Found::Tls, None) => Mistake::Tls,
+        (Found::Http1, None) => Mistake::Http1,
+        (Found::Expected, Some(_)) => Mistake::PlainHttp2,
+        (Found::Http1, Some(_)) => Mistake::PlainHttp1,
+        (Found::Garbage | Found::Closed, _) => {
+            unknown(shared, peer, found);
+            return None;
+        }
+    };
+    refused(shared, peer, reason(mistake));
+    answer(&mut io, mistake).await;
+    None
+}
+
+/// Agrees on TLS, then looks again at what is spoken inside.
+async fn secure<I>(shared: &Shared<I>, tls: &Acceptor, io: Replay<I>, peer: SocketAddr, place: Place) -> Option<Conn<I>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut io = match TlsAcceptor::from(tls.config()).accept(io).into_fallible().await {
+        Ok(io) => io,
+        Err((error, mut io)) => {
+            metrics::connection_refused(shared.port.as_str(), "handshake");
+            if shared.log.open("handshake") {
+                tracing::warn!(port = shared.port.as_str(), %peer, %error, "a TLS handshake failed");
+            }
+            part(&mut io).await;
+            return None;
+        }
+    };
+    let certificate = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let who = certificate.map_or(Who::Unasked, Who::of);
+    let mut seen = Vec::new();
+    match identify(&mut io, shared.speaks, &mut seen).await.unwrap_or(Found::Closed) {
+        Found::Expected => {
+            let io = Stream::Tls(Box::new(Replay::new(io, seen)));
+            return Some(Conn::new(io, peer, who, shared.cut.clone(), place));
+        }
+        Found::Http1 => {
+            refused(shared, peer, reason(Mistake::Http1));
+            answer(&mut io, Mistake::Http1).await;
+        }
+        other => unknown(shared, peer, other),
     }
     None
+}
+
+fn unknown<I>(shared: &Shared<I>, peer: SocketAddr, found: Found) {
+    match found {
+        // Port scans and probes of load balancers: counted, not logged.
+        Found::Closed => metrics::connection_refused(shared.port.as_str(), "closed"),
+        _ => refused(shared, peer, "garbage"),
+    }
+}
+
+fn reason(mistake: Mistake) -> &'static str {
+    match mistake {
+        Mistake::Http1 => "http1",
+        Mistake::PlainHttp1 | Mistake::PlainHttp2 => "plain",
+        Mistake::Tls => "tls",
+    }
 }
 
 fn refused<I>(shared: &Shared<I>, peer: SocketAddr, reason: &'static str) {
@@ -147,6 +209,9 @@ fn refused<I>(shared: &Shared<I>, peer: SocketAddr, reason: &'static str) {
     match reason {
         "tls" => {
             tracing::warn!(port, %peer, "a client speaks TLS to this plain-text port: use http:// (no TLS) at the client")
+        }
+        "plain" => {
+            tracing::warn!(port, %peer, "a client speaks plain text to this TLS port: use https:// and --ca at the client")
         }
         "http1" => tracing::warn!(port, %peer, "a client speaks HTTP/1 to this gRPC port"),
         _ => tracing::warn!(port, %peer, reason, "connection refused"),

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -10,29 +11,30 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::caps::Place;
+use super::stream::Stream;
+use crate::tls::Who;
 
 /// Who is at the other end; every request of the connection carries it as an extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its address as we see it.
     pub address: SocketAddr,
+    /// Who it is by its certificate.
+    pub who: Arc<Who>,
 }
 
 /// A connection that has shown its protocol.
 pub struct Conn<I> {
-    io: I,
+    io: Stream<I>,
     peer: Peer,
-    /// Read while finding out what it speaks, at `taken` of them given on.
-    seen: Vec<u8>,
-    taken: usize,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: Place,
 }
 
 impl<I> Conn<I> {
-    pub(super) fn new(io: I, peer: SocketAddr, seen: Vec<u8>, cut: CancellationToken, place: Place) -> Self {
+    pub(super) fn new(io: Stream<I>, address: SocketAddr, who: Who, cut: CancellationToken, place: Place) -> Self {
         let cut = Box::pin(cut.cancelled_owned());
-        Self { io, peer: Peer { address: peer }, seen, taken: 0, cut, _place: place }
+        Self { io, peer: Peer { address, who: Arc::new(who) }, cut, _place: place }
     }
 
     /// The server gives up on this connection, whatever its peer still wants.
@@ -46,28 +48,21 @@ impl<I> Connected for Conn<I> {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.peer.clone()
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Conn<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Conn<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Poll::Ready(error) = this.poll_cut(cx) {
             return Poll::Ready(Err(error));
         }
-        let left = &this.seen[this.taken..];
-        if !left.is_empty() {
-            let count = left.len().min(buf.remaining());
-            buf.put_slice(&left[..count]);
-            this.taken += count;
-            return Poll::Ready(Ok(()));
-        }
         Pin::new(&mut this.io).poll_read(cx, buf)
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Conn<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Conn<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }

@@ -1,20 +1,13 @@
-//! What a new connection says first, and what that means on a plain port.
+//! What a new connection says first, and what that means.
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// RFC 9113, section 3.4.
 const HTTP2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A TLS handshake record of any version since SSL 3.
 const TLS: [u8; 2] = [0x16, 0x03];
-/// Enough for the request of a browser or curl, which we read so that our answer is not reset away.
-const HTTP1_LIMIT: u64 = 64 * 1_024;
-
-const HTTP1_ANSWER: &str = "HTTP/1.1 505 HTTP Version Not Supported\r\n\
-    content-type: text/plain\r\nconnection: close\r\ncontent-length: 102\r\n\r\n\
-    this port speaks gRPC (HTTP/2, plain text); /metrics, /healthz and /readyz are served on the ops port\n";
-
 /// What a port understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
@@ -87,21 +80,10 @@ where
     }
 }
 
-/// Tells an HTTP/1 client what this port is.
-pub(super) async fn answer_http1<I>(io: &mut I) -> io::Result<()>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-{
-    io.write_all(HTTP1_ANSWER.as_bytes()).await?;
-    io.shutdown().await?;
-    // Closing with unread bytes would reset the connection and could destroy the answer.
-    tokio::io::copy(&mut io.take(HTTP1_LIMIT), &mut tokio::io::sink()).await?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
 
     async fn found(speaks: Speaks, said: &[u8]) -> (Found, usize) {
         let (mut ours, mut theirs) = tokio::io::duplex(256);
@@ -133,16 +115,5 @@ mod tests {
         for short in [&b""[..], b"PRI * HTTP", b"GET", &[0x16]] {
             assert_eq!(found(Speaks::Http2, short).await.0, Found::Closed, "{short:?}");
         }
-    }
-
-    #[test]
-    fn the_answer_has_the_length_it_says() {
-        let (head, body) = HTTP1_ANSWER.split_once("\r\n\r\n").expect("head and body");
-        assert!(
-            head.contains(&format!("content-length: {}\r\n", body.len()))
-                || head.ends_with(&format!("content-length: {}", body.len())),
-            "{}",
-            body.len()
-        );
     }
 }

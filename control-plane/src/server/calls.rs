@@ -24,6 +24,7 @@ use super::routes::{DescriptorError, Routes};
 use crate::api::error::Reason;
 use crate::clock;
 use crate::config::Limits;
+use crate::listen::Peer;
 
 /// Our answer must leave before the caller, who counts from an earlier moment, gives up.
 const MARGIN: Duration = Duration::from_millis(5);
@@ -85,6 +86,10 @@ impl Service<Request<Body>> for Calls {
         let deadline = allowed.map(|allowed| begun + allowed.min(LONGEST));
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
+        }
+        let peer = request.extensions().get::<Peer>();
+        if let Some(Err(refusal)) = peer.map(|peer| peer.who.may_call(request.uri().path())) {
+            return Box::pin(async move { Ok(call.refuse(refusal)) });
         }
         let place = method.unary.then(|| Arc::clone(&shared.places).try_acquire_owned());
         if matches!(place, Some(Err(_))) {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::api::error::{Reason, invalid};
 use crate::driver::Down;
+use crate::tls::Who;
 
 /// Chunks that may wait for a client; then the sidecar waits.
 const CHUNKS: usize = 64;
@@ -27,7 +28,8 @@ type SidecarKey = (Namespace, SidecarId);
 #[derive(Default)]
 struct Inner {
     sidecars: BTreeMap<SidecarKey, (Connection, mpsc::WeakSender<Down>)>,
-    pipes: BTreeMap<String, mpsc::Sender<pb::PushLogsRequest>>,
+    /// Whom each was asked of, and who waits.
+    pipes: BTreeMap<String, (SidecarKey, mpsc::Sender<pb::PushLogsRequest>)>,
 }
 
 /// Who can be asked, and who waits. Clones share it.
@@ -86,15 +88,25 @@ impl Logs {
             follow,
             stream,
         };
-        self.inner().pipes.insert(request_id.clone(), sender);
+        self.inner().pipes.insert(request_id.clone(), (sidecar.clone(), sender));
         let pipe = LogPipe { logs: self.clone(), request_id, chunks, first: None };
         down.try_send(Down::TailLogs(Box::new(ask))).map_err(|_| unreachable())?;
         Ok(pipe)
     }
 
+    /// The waiting reader of a request, for the sidecar that was asked.
+    fn claim(&self, who: &Who, request_id: &str) -> Result<mpsc::Sender<pb::PushLogsRequest>, Status> {
+        let mut inner = self.inner();
+        let unknown = || invalid("request_id", "nobody asked for this, or has gone");
+        let ((namespace, sidecar), _) = inner.pipes.get(request_id).ok_or_else(unknown)?;
+        who.may_speak_for(namespace, sidecar)?;
+        inner.pipes.remove(request_id).map(|(_, pipe)| pipe).ok_or_else(unknown)
+    }
+
     /// Takes a sidecar's output in, as fast as the client reads.
     pub(super) async fn push(
         &self,
+        who: &Who,
         mut inbound: Streaming<pb::PushLogsRequest>,
         stop: CancellationToken,
     ) -> Result<(), Status> {
@@ -102,8 +114,7 @@ impl Logs {
         let Some(first) = first.await.map_err(|_| Reason::Deadline.status("no output in time"))?? else {
             return Ok(());
         };
-        let found = self.inner().pipes.remove(&first.request_id);
-        let pipe = found.ok_or_else(|| invalid("request_id", "nobody asked for this, or has gone"))?;
+        let pipe = self.claim(who, &first.request_id)?;
         let mut next = Some(first);
         while let Some(chunk) = next {
             next = tokio::select! {

@@ -25,9 +25,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::error::Reason;
 use crate::driver::{Attachment, Down, Handle};
+use crate::listen::Peer;
 use crate::server;
 use crate::store::Store;
 use crate::tasks::{TaskKind, Tasks};
+use crate::tls::Who;
 
 /// Frames that may wait for a sidecar to read them; then it is cut.
 const DOWN: usize = 256;
@@ -66,6 +68,7 @@ impl<S: Store> SidecarService for Sidecars<S> {
     type SessionStream = Frames;
 
     async fn session(&self, request: Request<Streaming<pb::SessionRequest>>) -> Result<Response<Frames>, Status> {
+        let who = who(&request);
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(self.hello, inbound.message())
             .await
@@ -77,6 +80,7 @@ impl<S: Store> SidecarService for Sidecars<S> {
             return Err(crate::api::error::invalid("messages", "the first frame must hold a hello and nothing else"));
         };
         let sidecar = (hello.namespace.clone(), hello.sidecar.clone());
+        speaks_for_itself(&who, &messages.1)?;
         let (down, from_driver) = mpsc::channel(DOWN);
         let stopping = || Reason::ShuttingDown.status("the server is stopping");
         // Hangs up when dropped, also if this very call is given up at its next wait.
@@ -87,7 +91,7 @@ impl<S: Store> SidecarService for Sidecars<S> {
         // Weak, so that the driver's cutting of a slow reader ends its stream.
         let registered = self.logs.register(sidecar, connection, down.downgrade());
         let down = down.downgrade();
-        let reader = Reader { attachment, limits: self.limits.clone(), down };
+        let reader = Reader { attachment, limits: self.limits.clone(), down, who };
         let stop = self.tasks.stopping();
         self.tasks.spawn(TaskKind::Session, async move {
             let ended = stop.run_until_cancelled(reader.read_on(inbound)).await;
@@ -115,9 +119,24 @@ impl<S: Store> SidecarService for Sidecars<S> {
         &self,
         request: Request<Streaming<pb::PushLogsRequest>>,
     ) -> Result<Response<pb::PushLogsResponse>, Status> {
-        self.logs.push(request.into_inner(), self.tasks.stopping()).await?;
+        let who = who(&request);
+        self.logs.push(&who, request.into_inner(), self.tasks.stopping()).await?;
         Ok(Response::new(pb::PushLogsResponse {}))
     }
+}
+
+fn who<T>(request: &Request<T>) -> Arc<Who> {
+    request.extensions().get::<Peer>().map_or_else(|| Arc::new(Who::Unasked), |peer| Arc::clone(&peer.who))
+}
+
+/// Every hello, also a later one, names the sidecar that the certificate names.
+fn speaks_for_itself(who: &Who, messages: &[FromSidecar]) -> Result<(), Status> {
+    messages.iter().try_for_each(|message| match message {
+        FromSidecar::Hello(hello) => who.may_speak_for(&hello.namespace, &hello.sidecar).inspect_err(|status| {
+            tracing::warn!(refusal = status.message(), "a sidecar is refused by its certificate");
+        }),
+        _ => Ok(()),
+    })
 }
 
 impl<S> Sidecars<S> {
@@ -155,6 +174,7 @@ struct Reader {
     attachment: Attachment,
     limits: crate::api::check::Limits,
     down: mpsc::WeakSender<Down>,
+    who: Arc<Who>,
 }
 
 /// How a sidecar's half of its stream came to an end.
@@ -179,6 +199,9 @@ impl Reader {
                 Ok(read) => read,
                 Err(status) => return End::Nonsense(status),
             };
+            if let Err(status) = speaks_for_itself(&self.who, &messages) {
+                return End::Nonsense(status);
+            }
             let cut = self.down.strong_count() == 0;
             if cut || self.attachment.frame(leader, messages).await.is_err() {
                 return End::Gone;

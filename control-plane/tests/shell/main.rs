@@ -2,6 +2,7 @@
 //! the ops port, stopping, and the program with its flags.
 #![allow(missing_docs, reason = "tests")]
 
+mod certs;
 mod child;
 mod connections;
 mod descriptors;
@@ -10,3 +11,4 @@ mod ops;
 mod program;
 mod shutdown;
 mod support;
+mod tls;
