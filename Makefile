@@ -83,7 +83,7 @@ instructions: services-quietly ## count instructions of scheduler and codecs (ca
 services-quietly:
 	@.ci/services >/dev/null || echo 'something is missing (above); what needs it is skipped' >&2
 
-services: ## fetch what tests need from elsewhere (buf, Python gRPC, strace, libfaketime, valgrind) into target/services
+services: ## fetch what tests need from elsewhere (buf, Python gRPC, etcd, strace, libfaketime, valgrind) into target/services
 	@.ci/services
 
 tools: ## build cargo-deny into target/tools; TOOLS="cargo-deny cargo-nextest" for more
