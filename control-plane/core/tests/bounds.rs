@@ -15,7 +15,7 @@ use crate::world::{StoreRefusal, World};
 
 /// What the stores take in one transaction.
 const MAX_OPS: usize = 128;
-const MAX_BYTES: usize = (1 << 20) + (512 << 10);
+const MAX_BYTES: usize = (1 << 20) + (480 << 10);
 
 fn sidecar(boot: u128, agents: usize, slots: u32) -> Sidecar {
     let mut sidecar = Sidecar::new("s1", boot);

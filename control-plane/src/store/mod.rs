@@ -18,17 +18,20 @@ pub mod codec;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod embedded;
+pub mod etcd;
 
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 
 /// Prefix of every followed record.
 pub const RECORDS: &[u8] = b"s/";
 /// Prefix of every blob.
 pub const BLOBS: &[u8] = b"b/";
-/// Most operations in one transaction that every store takes: etcd's own limit.
+/// Most operations in one transaction unless the store says otherwise.
 pub const MAX_OPS: usize = 128;
-/// Most bytes of keys and values in one transaction: a batch of 1 MiB and one payload on top.
-pub const MAX_BYTES: usize = (1 << 20) + (512 << 10);
+/// Most bytes of keys and values in one transaction: a batch of 1 MiB and one payload on top. etcd
+/// takes requests of 1.5 MiB; the rest is left for the cluster's prefix and for framing.
+pub const MAX_BYTES: usize = (1 << 20) + (480 << 10);
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 1024;
 
@@ -227,6 +230,25 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// etcd gave no useful answer in time.
+    #[error("can't {step} in etcd ({endpoints})")]
+    Etcd {
+        /// The step, as a verb.
+        step: &'static str,
+        /// Where.
+        endpoints: String,
+        /// What the last answer was.
+        #[source]
+        source: Cause,
+    },
+    /// What etcd holds can't be trusted, or is not for this version. It stays so until somebody decides.
+    #[error("what etcd holds under {prefix} can't be used: {what}")]
+    Keys {
+        /// The cluster's prefix.
+        prefix: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The thread that owns the store has ended.
     #[error("the store has stopped")]
     Stopped,
@@ -236,7 +258,7 @@ impl OpenError {
     /// Whether the same call may succeed later with nobody repairing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Locked { .. } | Self::Io { .. })
+        matches!(self, Self::Locked { .. } | Self::Io { .. } | Self::Etcd { .. })
     }
 }
 
@@ -257,7 +279,8 @@ pub enum RefusedReason {
 /// Why a commit was not acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Another leader has been there: step down.
+    /// Another leader has been there: step down. If the store had to send the transaction again, and
+    /// later leaders have written since, it can't tell whether the first sending had landed.
     #[error("the lead was lost to epoch {current}")]
     Fenced {
         /// The epoch that holds the lead.
