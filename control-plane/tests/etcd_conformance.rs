@@ -12,11 +12,12 @@ use bytes::Bytes;
 use etcd_support::{Server, Version};
 use hive_control_plane::clock::monotonic;
 use hive_control_plane::store::conformance::{self, Leader, delete, put};
-use hive_control_plane::store::etcd::{Etcd, Options, User};
+use hive_control_plane::store::etcd::{BadOptions, Etcd, Options, User};
 use hive_control_plane::store::{CommitError, Loaded, Op, OpenError, RefusedReason, Store, Transaction};
 use hive_etcd::etcdserverpb as pb;
 use hive_etcd::etcdserverpb::auth_client::AuthClient;
 use hive_etcd::etcdserverpb::kv_client::KvClient;
+use hive_proto::tls::ClientTls;
 use rustix::process::Signal;
 
 const BOTH: [Version; 2] = [Version::Old, Version::New];
@@ -354,5 +355,48 @@ async fn a_password_is_shown_where_etcd_asks_for_one() {
         leader.write(vec![put("s/a", "2")]).await;
         let wrong = store(Some(("root", "guess"))).acquire().await.unwrap_err();
         assert!(!wrong.is_retryable() && !format!("{wrong:?}").contains("guess"), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn speaks_tls_where_etcd_does_and_shows_its_certificate() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name);
+    let text = |name: &str| path(name).to_str().unwrap().to_owned();
+    let key = || rcgen::KeyPair::generate().unwrap();
+    let ca = |name: &str| {
+        let (key, mut params) = (key(), rcgen::CertificateParams::default());
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        std::fs::write(path(name), params.self_signed(&key).unwrap().pem()).unwrap();
+        rcgen::Issuer::new(params, key)
+    };
+    let (ours, _other) = (ca("ca.pem"), ca("other.pem"));
+    for (name, usage) in
+        [("server", rcgen::ExtendedKeyUsagePurpose::ServerAuth), ("client", rcgen::ExtendedKeyUsagePurpose::ClientAuth)]
+    {
+        let (key, mut params) =
+            (key(), rcgen::CertificateParams::new(["127.0.0.1".into(), "localhost".into()]).unwrap());
+        params.extended_key_usages = vec![usage];
+        std::fs::write(path(&format!("{name}.pem")), params.signed_by(&key, &ours).unwrap().pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+    let (cert, key, trusted) = (text("server.pem"), text("server.key"), text("ca.pem"));
+    let more = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &trusted, "--client-cert-auth"];
+    for version in BOTH {
+        let Some(server) = Server::start_tls("speaks_tls_where_etcd_does", version, &more) else { return };
+        let store = |ca: &str, pair: bool, patience: Duration| {
+            let pair = pair.then(|| (path("client.pem"), path("client.key")));
+            let tls = ClientTls::new(&path(ca), pair.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())));
+            Etcd::new(Options { tls: Some(tls), patience, ..server.options("c") }).unwrap()
+        };
+        let known = store("ca.pem", true, Duration::from_secs(60));
+        let (mut leader, _) = Leader::acquire(&known).await;
+        leader.write(vec![put("s/a", "1")]).await;
+        for (ca, pair) in [("ca.pem", false), ("other.pem", true)] {
+            let refused = store(ca, pair, Duration::from_millis(500)).acquire().await;
+            assert!(matches!(refused, Err(OpenError::Etcd { .. })), "{refused:?}");
+        }
+        let plain = Etcd::new(server.options("c"));
+        assert!(matches!(plain, Err(BadOptions::Endpoint(_))), "{plain:?}");
     }
 }

@@ -261,7 +261,7 @@ impl Limits {
 }
 
 /// Bytes of a task that fit a transaction of the store besides a batch that is almost full.
-const MOST_TASK: u64 = 500 << 10;
+const MOST_TASK: u64 = 468 << 10;
 
 const NO_HOME: &str = "$XDG_STATE_HOME";
 
@@ -338,7 +338,7 @@ impl Config {
         } else if self.limits.largest_task() > MOST_TASK {
             r.refuse(
                 "limits.payload_bytes",
-                "with limits.labels and limits.capabilities must keep a task below 500 KiB: it is stored in one transaction",
+                "with limits.labels and limits.capabilities must keep a task below 468 KiB: it is stored in one transaction",
             );
         }
         if page_default > page {

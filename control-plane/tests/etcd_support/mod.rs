@@ -26,6 +26,7 @@ pub(crate) struct Server {
     program: PathBuf,
     more: Vec<String>,
     dir: TempDir,
+    scheme: &'static str,
     port: u16,
     peer_port: u16,
     child: Option<Child>,
@@ -34,6 +35,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with these further arguments. None: there is no etcd; the test is to end.
     pub(crate) fn start(test: &str, version: Version, more: &[&str]) -> Option<Self> {
+        Self::start_with("http", test, version, more)
+    }
+
+    /// The same, speaking TLS with clients.
+    pub(crate) fn start_tls(test: &str, version: Version, more: &[&str]) -> Option<Self> {
+        Self::start_with("https", test, version, more)
+    }
+
+    fn start_with(scheme: &'static str, test: &str, version: Version, more: &[&str]) -> Option<Self> {
         let name = match version {
             Version::Old => "etcd/old/usr/bin/etcd",
             Version::New => "etcd/new/usr/bin/etcd",
@@ -47,7 +57,8 @@ impl Server {
         }
         let more = more.iter().map(ToString::to_string).collect();
         let (port, peer_port) = (free_port(), free_port());
-        let mut server = Self { program, more, dir: tempfile::tempdir().unwrap(), port, peer_port, child: None };
+        let mut server =
+            Self { program, more, dir: tempfile::tempdir().unwrap(), scheme, port, peer_port, child: None };
         server.restart();
         Some(server)
     }
@@ -73,7 +84,7 @@ impl Server {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     /// kill -9, and reaped.

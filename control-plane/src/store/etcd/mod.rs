@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hive_core::id::{LeaderEpoch, Revision};
+use hive_proto::tls::ClientTls;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -55,7 +56,7 @@ impl fmt::Debug for User {
 /// How etcd is reached and used.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Addresses of the members, `http://host:port`.
+    /// Addresses of the members, `http://host:port`, or `https://host:port` with `tls`.
     pub endpoints: Vec<String>,
     /// Name of the cluster; its keys are under `/hive/<name>/`.
     pub cluster: String,
@@ -63,6 +64,8 @@ pub struct Options {
     pub holder: String,
     /// Where etcd has authentication.
     pub user: Option<User>,
+    /// Whom to trust, and what to show, where etcd speaks TLS. Read anew at each connection.
+    pub tls: Option<ClientTls>,
     /// One try of one call.
     pub call: Duration,
     /// All tries of one call or commit.
@@ -82,6 +85,7 @@ impl Options {
             cluster: cluster.into(),
             holder: holder.into(),
             user: None,
+            tls: None,
             call: Duration::from_secs(3),
             patience: Duration::from_secs(10),
             quota: 2 << 30,
@@ -97,7 +101,7 @@ pub enum BadOptions {
     #[error("no endpoint of etcd is named")]
     NoEndpoint,
     /// An address is none.
-    #[error("{0:?} is no address of an etcd member: write http://host:port")]
+    #[error("{0:?} is no address of an etcd member: write http://host:port, or https://host:port with a CA")]
     Endpoint(String),
     /// The name of the cluster can't be part of a key.
     #[error("{0:?} can't be a cluster's name: 1 to 63 bytes without a slash")]

@@ -12,6 +12,7 @@ use hive_etcd::etcdserverpb::auth_client::AuthClient;
 use hive_etcd::etcdserverpb::kv_client::KvClient;
 use hive_etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use hive_etcd::etcdserverpb::{AuthenticateRequest, StatusRequest, StatusResponse};
+use hive_proto::tls::ClientTls;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -56,6 +57,7 @@ impl Interceptor for Headers {
 #[derive(Debug)]
 struct Peer {
     endpoint: Endpoint,
+    tls: Option<ClientTls>,
     line: Mutex<Line>,
 }
 
@@ -66,13 +68,30 @@ struct Line {
 }
 
 impl Peer {
+    fn new(url: &str, tls: Option<&ClientTls>) -> Result<Self, BadOptions> {
+        let secret = url.starts_with("https://");
+        if secret != tls.is_some() || !(secret || url.starts_with("http://")) {
+            return Err(BadOptions::Endpoint(url.to_owned()));
+        }
+        let endpoint = hive_proto::tls::endpoint(url).map_err(|_| BadOptions::Endpoint(url.to_owned()))?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .keep_alive_while_idle(false)
+            .tcp_nodelay(true);
+        let tls = tls.cloned();
+        let line = Mutex::new(Line { channel: dial(&endpoint, tls.as_ref()), token: None });
+        Ok(Self { endpoint, tls, line })
+    }
+
     fn line(&self) -> Line {
         self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The next call dials anew: a connection that kept silent may stay so.
     fn redial(&self) {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner).channel = self.endpoint.connect_lazy();
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).channel = dial(&self.endpoint, self.tls.as_ref());
     }
 
     fn keep(&self, token: Option<MetadataValue<Ascii>>) {
@@ -97,6 +116,11 @@ impl Peer {
         }
         Ok(line)
     }
+}
+
+/// Connects at the first call.
+fn dial(endpoint: &Endpoint, tls: Option<&ClientTls>) -> Channel {
+    tls.map_or_else(|| endpoint.connect_lazy(), |tls| tls.connect_lazy(endpoint))
 }
 
 /// A call that was given up.
@@ -127,18 +151,8 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) fn new(options: &Options) -> Result<Self, BadOptions> {
-        let peer = |url: &String| {
-            let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| BadOptions::Endpoint(url.clone()))?;
-            let endpoint = endpoint
-                .connect_timeout(CONNECT)
-                .http2_keep_alive_interval(PING.0)
-                .keep_alive_timeout(PING.1)
-                .keep_alive_while_idle(false)
-                .tcp_nodelay(true);
-            let line = Mutex::new(Line { channel: endpoint.connect_lazy(), token: None });
-            Ok(Peer { endpoint, line })
-        };
-        let peers = options.endpoints.iter().map(peer).collect::<Result<Vec<_>, _>>()?;
+        let peers = options.endpoints.iter().map(|url| Peer::new(url, options.tls.as_ref()));
+        let peers = peers.collect::<Result<Vec<_>, _>>()?;
         if peers.is_empty() {
             return Err(BadOptions::NoEndpoint);
         }
