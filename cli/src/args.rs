@@ -1,15 +1,18 @@
 //! The command line, as types. Everything is checked here; the verbs get values that make sense.
 
 mod bench;
+mod certs;
 mod fleet;
 mod task;
 mod value;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCompare, BenchPhase, BenchRun, BenchVerb, Kind, Mix};
+pub(crate) use certs::{Certs, CertsVerb};
 pub(crate) use fleet::{Capability, Demo, Dev};
 pub(crate) use task::{
     Agents, Drain, Input, List, Logs, Page, PayloadSource, Remove, StreamArg, Submit, TaskId, TaskIds, Wait, Watch,
@@ -31,7 +34,7 @@ pub(crate) struct Cli {
 /// Options of every verb.
 #[derive(Args, Debug)]
 pub(crate) struct Global {
-    /// Control plane to talk to, as http://HOST:PORT.
+    /// Control plane to talk to, as http://HOST:PORT or https://HOST:PORT.
     #[arg(
         long,
         global = true,
@@ -40,6 +43,8 @@ pub(crate) struct Global {
         default_value = "http://127.0.0.1:7070"
     )]
     pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) certificates: Certificates,
     /// Namespace; empty means "default".
     #[arg(
         long,
@@ -56,6 +61,20 @@ pub(crate) struct Global {
     /// Longest time a call may take, repeats included.
     #[arg(long, global = true, help_heading = "Options of every verb", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(crate) deadline: Duration,
+}
+
+/// Certificates to talk to an https:// server.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Certificates {
+    /// CA (PEM) that signed the server's certificate, for https://.
+    #[arg(long, global = true, help_heading = "Options of every verb", value_name = "FILE", env = "HIVE_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate (PEM) to show the server.
+    #[arg(long, global = true, help_heading = "Options of every verb", value_name = "FILE", env = "HIVE_CERT")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, global = true, help_heading = "Options of every verb", value_name = "FILE", env = "HIVE_KEY")]
+    pub(crate) key: Option<PathBuf>,
 }
 
 /// What to do.
@@ -91,6 +110,8 @@ pub(crate) enum Verb {
     Demo(Demo),
     /// Measure a fleet under load, or compare two measurements.
     Bench(Bench),
+    /// Make a CA and certificates for development.
+    Certs(Certs),
     /// Write a completion script for a shell.
     Completions {
         /// The shell.
@@ -146,6 +167,11 @@ mod tests {
             "hive bench run --attach --server 10.0.0.1:7070",
             "hive bench compare a b --noise 5",
             "hive bench agent",
+            "hive status --server https://h:1 --ca a --cert c --key k",
+            "hive certs init --out d --trust-domain t --days 1",
+            "hive certs server --out d --host a --host b",
+            "hive certs sidecar s1 --out d --namespace red",
+            "hive certs client --out d",
             "hive completions bash",
             "hive demo-agent",
             "hive demo-tool sha256",
@@ -169,6 +195,9 @@ mod tests {
             "hive list --state asleep",
             "hive list --limit 0",
             "hive bench",
+            "hive certs",
+            "hive certs init",
+            "hive certs sidecar --out d",
             "hive bench run --mix nap=1",
             "hive bench run --phases rest",
             "hive dev --sidecars 0",

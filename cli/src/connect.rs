@@ -5,13 +5,15 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use hive_proto::tls::{self, ClientTls};
 use hive_proto::v1::agent_service_client::AgentServiceClient;
 use hive_proto::v1::cluster_service_client::ClusterServiceClient;
 use hive_proto::v1::task_service_client::TaskServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
+use crate::args::Certificates;
 use crate::clock;
 use crate::failure::{Failure, is_transport};
 use crate::output;
@@ -42,27 +44,38 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Prepares a connection; the first call makes it. Each call may take `deadline`, repeats
+    /// Prepares a connection in plain text; the first call makes it. Each call may take `deadline`, repeats
     /// included.
     pub(crate) fn new(server: &str, namespace: &str, deadline: Duration) -> Result<Self, Failure> {
+        Self::with(server, namespace, deadline, &Certificates::default())
+    }
+
+    /// The same, with TLS if `server` is https.
+    pub(crate) fn with(
+        server: &str,
+        namespace: &str,
+        deadline: Duration,
+        certificates: &Certificates,
+    ) -> Result<Self, Failure> {
         let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
         let bad = |why: String| {
             Failure::usage(format!("--server {server:?} is not usable"), why)
-                .next("give it as http://HOST:PORT, such as http://127.0.0.1:7070")
+                .next("give it as http://HOST:PORT, such as http://127.0.0.1:7070, or as https://HOST:PORT with --ca")
         };
-        if url.starts_with("https://") {
-            return Err(bad("this version speaks plain text only".to_owned()));
-        }
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(|e| bad(e.to_string()))?;
+        let tls = certificates.tls(url.starts_with("https://")).map_err(bad)?;
+        let endpoint = tls::endpoint(&url).map_err(|e| bad(e.to_string()))?;
         if endpoint.uri().port_u16().is_none() || endpoint.uri().scheme_str() != Some("http") {
             return Err(bad("a host and a port are needed".to_owned()));
         }
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(Duration::from_secs(3))
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = match tls {
+            Some(tls) => tls.connect_lazy(&endpoint),
+            None => endpoint.connect_lazy(),
+        };
         Ok(Self {
             services: Services {
                 tasks: TaskServiceClient::new(channel.clone()),
@@ -146,6 +159,27 @@ impl Client {
     }
 }
 
+impl Certificates {
+    /// What they make together, for a server of that kind.
+    fn tls(&self, https: bool) -> Result<Option<ClientTls>, String> {
+        let pair = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((cert.as_path(), key.as_path())),
+            (None, None) => None,
+            _ => return Err("--cert and --key go together".to_owned()),
+        };
+        match &self.ca {
+            Some(ca) if https => {
+                let tls = ClientTls::new(ca, pair);
+                tls.check().map_err(|error| error.to_string())?;
+                Ok(Some(tls))
+            }
+            None if https => Err("https:// needs --ca, the CA that signed the server's certificate".to_owned()),
+            None if pair.is_none() => Ok(None),
+            _ => Err("certificates are given, but it is not https://".to_owned()),
+        }
+    }
+}
+
 fn fits(now: Instant, wait: Duration, until: Instant) -> bool {
     now + wait < until
 }
@@ -158,7 +192,8 @@ pub(crate) fn retry_after(status: &Status, delay: &mut Duration) -> Option<Durat
     if let Some(asked) = asked {
         return Some(asked.min(Duration::from_secs(60)) + FIRST_DELAY.mul_f64(clock::random()));
     }
-    if !broken {
+    // A certificate that was refused will be refused again.
+    if !broken || tls::explain(status).is_some() {
         return None;
     }
     let wait = delay.mul_f64(0.5 + 0.5 * clock::random());

@@ -77,7 +77,10 @@ impl Failure {
                 why.push_str(&format!("\n  {}: {}", violation.field, violation.description));
             }
         }
-        if let Some(link) = chain(status) {
+        let explained = hive_proto::tls::explain(status);
+        if let Some(words) = &explained {
+            why.clone_from(words);
+        } else if let Some(link) = chain(status) {
             why = format!("{why}: {link}");
         }
         if !reason.is_empty() {
@@ -106,6 +109,12 @@ impl Failure {
             (_, "SHUTTING_DOWN") => "repeat it once the control plane is up again".to_owned(),
             (_, "TASK_ID_TOO_OLD" | "TASK_ID_IN_FUTURE") => {
                 "compare this machine's clock with `hive status`".to_owned()
+            }
+            (_, "IDENTITY_INVALID" | "IDENTITY_NOT_ALLOWED") => {
+                "name a client's certificate with --cert and --key; `hive certs client` makes one".to_owned()
+            }
+            _ if explained.is_some() => {
+                format!("check --ca, --cert and --key against {server}; `hive certs --help` says how they are made")
             }
             (Exit::Unreachable, _) if !reached => format!(
                 "is a control plane running at {server}? start one with `hive dev`, or name another with --server"

@@ -4,6 +4,7 @@
 mod agent;
 mod args;
 mod bench;
+mod certs;
 mod clock;
 mod connect;
 mod demo;
@@ -47,6 +48,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::DemoTool { capability } => return agent::tool::run(capability),
         Verb::Completions { shell } => return completions(*shell),
         _ => {}
+    }
+    if let Verb::Certs(args) = cli.verb {
+        return certs::run(args, &cli.global.namespace);
     }
     let runtime = match &cli.verb {
         // It is there by the dozen, each with next to nothing to do.

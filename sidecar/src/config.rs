@@ -41,6 +41,15 @@ pub struct Flags {
     /// Where agents find their sockets [default: $XDG_RUNTIME_DIR/hive]
     #[arg(long, value_name = "DIR", env = "HIVE_SIDECAR__SOCKET_DIR", global = true)]
     pub socket_dir: Option<PathBuf>,
+    /// CA (PEM) that signed the control plane's certificate; the server is then https://host:port
+    #[arg(long, value_name = "FILE", env = "HIVE_CA", global = true)]
+    pub ca: Option<PathBuf>,
+    /// This sidecar's certificate (PEM)
+    #[arg(long, value_name = "FILE", env = "HIVE_CERT", global = true)]
+    pub cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", env = "HIVE_KEY", global = true)]
+    pub key: Option<PathBuf>,
     /// Allow plain text to a control plane that is not on this machine
     #[arg(long, global = true)]
     pub insecure: bool,
@@ -56,8 +65,10 @@ pub struct SidecarConfig {
     pub namespace: String,
     /// This sidecar's id, a DNS-1123 label.
     pub id: String,
-    /// Control plane to dial: `http://host:port`.
+    /// Control plane to dial: `http://host:port`, with `tls` `https://host:port`.
     pub server: String,
+    /// Whom to trust and what to show; plain text without.
+    pub tls: Option<TlsFiles>,
     /// Holds the journal, attempts' files and kept output; one sidecar at a time.
     pub state_dir: PathBuf,
     /// Holds agents' sockets.
@@ -66,6 +77,15 @@ pub struct SidecarConfig {
     pub stop_on_stdin_eof: bool,
     /// The agents hosted here, at least one, ids unique.
     pub agents: Vec<AgentConfig>,
+}
+
+/// Certificates, as PEM files. They are read again at each dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Signed the control plane's certificate.
+    pub ca: PathBuf,
+    /// Our own certificate and its key.
+    pub pair: Option<(PathBuf, PathBuf)>,
 }
 
 /// How an agent's work is run.

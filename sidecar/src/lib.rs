@@ -20,6 +20,7 @@ pub mod upstream;
 
 use std::process::ExitCode;
 
+use hive_proto::tls::ClientTls;
 use tokio::sync::mpsc;
 
 use attempt::AttemptKey;
@@ -46,6 +47,9 @@ pub enum Error {
         /// Why.
         source: tonic::transport::Error,
     },
+    /// The certificates cannot be used.
+    #[error("cannot use the certificates")]
+    Tls(#[from] hive_proto::tls::Error),
     /// The state or socket folder cannot be named.
     #[error("cannot make the state and socket folders absolute")]
     Folder(#[source] std::io::Error),
@@ -67,7 +71,13 @@ pub enum Error {
 pub async fn run(config: SidecarConfig, shutdown: mpsc::Receiver<()>) -> Result<ExitReason, Error> {
     let absolute = |path: &std::path::Path| std::path::absolute(path).map_err(Error::Folder);
     let dirs = Dirs::new(absolute(&config.state_dir)?, absolute(&config.socket_dir)?);
-    run_with(config, Tcp, Real(dirs), Limits::default(), shutdown).await
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|files| ClientTls::new(&files.ca, files.pair.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()))));
+    // Later they may be broken for a moment, while they are renewed.
+    tls.as_ref().map_or(Ok(()), ClientTls::check)?;
+    run_with(config, Tcp { tls }, Real(dirs), Limits::default(), shutdown).await
 }
 
 /// As [`run`], over a network, runtimes and journal limits of the caller's choice.

@@ -16,3 +16,4 @@ mod programs;
 mod sidecar;
 mod smoke;
 mod task;
+mod tls;

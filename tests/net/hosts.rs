@@ -106,6 +106,7 @@ pub(crate) async fn sidecar(lab: Arc<Lab>, name: String, folder: Arc<Path>, slot
         socket_dir: state_dir.join("s"),
         state_dir,
         stop_on_stdin_eof: false,
+        tls: None,
         agents: vec![agent],
     };
     let mut rng = Rng::new(lab.seed ^ now() ^ name.bytes().fold(0, |hash, byte| hash * 31 + u64::from(byte)));

@@ -32,7 +32,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Bench(args) => return bench::run(args, &cli.global).await,
         other => other,
     };
-    let client = Client::new(&cli.global.server, &cli.global.namespace, cli.global.deadline)?;
+    let client =
+        Client::with(&cli.global.server, &cli.global.namespace, cli.global.deadline, &cli.global.certificates)?;
     let cx = Context { client, format: cli.global.output };
     match verb {
         Verb::Submit(args) => submit::run(&cx, *args).await,
@@ -51,6 +52,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         | Verb::Demo(_)
         | Verb::Bench(_)
         | Verb::DemoAgent
+        | Verb::Certs(_)
         | Verb::DemoTool { .. }
         | Verb::Completions { .. } => Ok(()),
     }

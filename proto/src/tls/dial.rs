@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
+use super::explain::Explained;
 use super::{ALPN, Error, Pem, explain, provider};
 
 /// Whom a client trusts, and what it shows. Cheap to clone.
@@ -34,14 +35,15 @@ struct Files {
     last: Mutex<Option<Arc<ClientConfig>>>,
 }
 
-/// An endpoint for `https://HOST:PORT`, to be dialled by [`ClientTls`] alone.
+/// An endpoint; if `server` is `https://HOST:PORT`, to be dialled by [`ClientTls`] alone.
 ///
 /// # Errors
 /// `server` is no URL.
 pub fn endpoint(server: &str) -> Result<Endpoint, tonic::transport::Error> {
     // tonic refuses https with a connector of ours once any crate turns its own TLS on.
     let dialled = server.strip_prefix("https://").map(|rest| format!("http://{rest}"));
-    let endpoint = Endpoint::from_shared(dialled.unwrap_or_else(|| server.to_owned()))?;
+    let Some(dialled) = dialled else { return Endpoint::from_shared(server.to_owned()) };
+    let endpoint = Endpoint::from_shared(dialled)?;
     Ok(match server.parse::<Uri>() {
         Ok(origin) => endpoint.origin(origin),
         Err(_) => endpoint,
@@ -98,7 +100,7 @@ impl ClientTls {
         match TlsConnector::from(config).connect(name, tcp).await {
             Ok(stream) => Ok(stream),
             Err(error) => Err(match explain(&error) {
-                Some(words) => words.into(),
+                Some(words) => Explained(words).into(),
                 None => format!("the TLS handshake broke off ({error}); if the server serves plain text, use http://")
                     .into(),
             }),

@@ -5,6 +5,11 @@ use std::io;
 
 use rustls::CertificateError;
 
+/// A failure already put into words; found again below whatever is wrapped around it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Explained(pub(super) String);
+
 /// What rustls says of an alert, before the alert's name.
 const ALERTED: &str = "received fatal alert: ";
 
@@ -13,6 +18,9 @@ const ALERTED: &str = "received fatal alert: ";
 pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
+        if let Some(Explained(words)) = error.downcast_ref() {
+            return Some(words.clone());
+        }
         if let Some(found) = of_tls(error) {
             return Some(words(found));
         }

@@ -1,8 +1,10 @@
 //! Making a client: where, for which namespace, with what patience.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hive_proto::tls::{self, ClientTls};
 use hive_proto::v1::agent_service_client::AgentServiceClient;
 use hive_proto::v1::cluster_service_client::ClusterServiceClient;
 use hive_proto::v1::task_service_client::TaskServiceClient;
@@ -37,11 +39,13 @@ pub struct Builder {
     namespace: String,
     timeout: Duration,
     connect_timeout: Duration,
+    ca: Option<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Builder {
     /// The control plane's address, [`DEFAULT_ENDPOINT`] unless said; without a scheme, `http://`
-    /// is meant.
+    /// is meant. `https://` needs [`Builder::ca`].
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         let endpoint = endpoint.into();
         self.endpoint = if endpoint.contains(':') && !endpoint.contains("://") && !endpoint.starts_with("unix:") {
@@ -49,6 +53,19 @@ impl Builder {
         } else {
             endpoint
         };
+        self
+    }
+
+    /// The CA (a PEM file) that signed the control plane's certificate. Read again for each connection.
+    pub fn ca(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca = Some(file.into());
+        self
+    }
+
+    /// This client's own certificate and its private key (PEM files), for a control plane that asks. Read
+    /// again for each connection.
+    pub fn certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate = Some((cert.into(), key.into()));
         self
     }
 
@@ -74,7 +91,11 @@ impl Builder {
     /// Connects now. Fails with [`Error::Endpoint`], or [`Error::Unreachable`] at the first try
     /// that finds nobody.
     pub async fn connect(self) -> Result<Client, Error> {
-        let channel = self.parse()?.connect().await;
+        let (endpoint, tls) = self.parse()?;
+        let channel = match tls {
+            Some(tls) => tls.connect(&endpoint).await,
+            None => endpoint.connect().await,
+        };
         let channel = channel
             .map_err(|error| Error::Unreachable { endpoint: self.endpoint.clone(), cause: root_cause(&error) })?;
         Ok(self.client(channel))
@@ -83,22 +104,39 @@ impl Builder {
     /// Connects at the first call, which then tries until its deadline. Fails with
     /// [`Error::Endpoint`]. Must be called within a runtime.
     pub fn connect_lazy(self) -> Result<Client, Error> {
-        let channel = self.parse()?.connect_lazy();
+        let (endpoint, tls) = self.parse()?;
+        let channel = match tls {
+            Some(tls) => tls.connect_lazy(&endpoint),
+            None => endpoint.connect_lazy(),
+        };
         Ok(self.client(channel))
     }
 
-    fn parse(&self) -> Result<Endpoint, Error> {
+    fn parse(&self) -> Result<(Endpoint, Option<ClientTls>), Error> {
         let invalid = |cause| Error::Endpoint { endpoint: self.endpoint.clone(), cause };
-        if !["http://", "unix:"].iter().any(|scheme| self.endpoint.starts_with(scheme)) {
-            return Err(invalid("the scheme must be http or unix".to_owned()));
+        let https = self.endpoint.starts_with("https://");
+        if !https && !["http://", "unix:"].iter().any(|scheme| self.endpoint.starts_with(scheme)) {
+            return Err(invalid("the scheme must be http, https or unix".to_owned()));
         }
-        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|error| invalid(root_cause(&error)))?;
-        Ok(endpoint
+        let tls = match &self.ca {
+            Some(ca) if https => {
+                let pair = self.certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+                let tls = ClientTls::new(ca, pair);
+                tls.check().map_err(|error| invalid(error.to_string()))?;
+                Some(tls)
+            }
+            None if https => return Err(invalid("https needs the CA of the control plane's certificate".to_owned())),
+            None if self.certificate.is_none() => None,
+            _ => return Err(invalid("certificates are given, but the scheme is not https".to_owned())),
+        };
+        let endpoint = tls::endpoint(&self.endpoint).map_err(|error| invalid(root_cause(&error)))?;
+        let endpoint = endpoint
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true))
+            .keep_alive_while_idle(true);
+        Ok((endpoint, tls))
     }
 
     fn client(self, channel: Channel) -> Client {
@@ -115,6 +153,8 @@ impl Client {
             namespace: String::new(),
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
+            ca: None,
+            certificate: None,
         }
     }
 

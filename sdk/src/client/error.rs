@@ -190,8 +190,11 @@ impl Error {
     }
 }
 
-/// The innermost cause: of "transport error: tcp connect error: connection refused" the last part.
+/// What a TLS failure means; otherwise the innermost cause: of "transport error: tcp connect error: connection refused" the last part.
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(words) = hive_proto::tls::explain(error) {
+        return words;
+    }
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

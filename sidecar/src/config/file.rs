@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use crate::runtime::argv::Template;
 
-use super::{AgentConfig, Error, Fault, Flags, MAX_AGENTS, RestartPolicy, RuntimeKind, SidecarConfig, units};
+use super::{AgentConfig, Error, Fault, Flags, MAX_AGENTS, RestartPolicy, RuntimeKind, SidecarConfig, TlsFiles, units};
 
 /// Reads the file named by the flags, if any, and merges flags, environment and defaults.
 ///
@@ -98,7 +98,8 @@ fn sidecar(
     let namespace = setting(&mut top, "namespace", &flags.namespace, "default");
     let namespace = top.checked("namespace", namespace, |v| dns_label(v));
     let server = setting(&mut top, "server", &flags.server, "http://127.0.0.1:7070");
-    let server = top.checked("server", server, |v| endpoint(v, flags.insecure));
+    let tls = tls(&mut top, flags);
+    let server = top.checked("server", server, |v| endpoint(v, tls.is_some(), flags.insecure));
     let state_dir = flags.state_dir.clone().or(top.take("state_dir", path)).unwrap_or_else(|| {
         let home = || env("HOME").map(|home| Path::new(&home).join(".local/state"));
         let base = env("XDG_STATE_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(std::env::temp_dir);
@@ -137,16 +138,47 @@ fn sidecar(
         section.finish("id, runtime, capabilities, labels, pool, slots, argv, env, cwd, memory_limit, output_limit, result_content_type, start_timeout, restart");
         hosted.push(agent);
     }
-    top.finish("id, namespace, server, state_dir, socket_dir, agents");
+    top.finish("id, namespace, server, tls, state_dir, socket_dir, agents");
     SidecarConfig {
         namespace,
         id,
         server,
+        tls,
         state_dir,
         socket_dir,
         stop_on_stdin_eof: flags.stop_on_stdin_eof,
         agents: hosted,
     }
+}
+
+fn tls(top: &mut Section<'_>, flags: &Flags) -> Option<TlsFiles> {
+    let table = top.take("tls", |v| match v {
+        Value::Table(table) => Ok(table),
+        _ => Err("must be a table: [tls]".to_owned()),
+    });
+    let mut s = Section { path: "tls".to_owned(), table: table.unwrap_or_default(), faults: &mut *top.faults };
+    let mut file = |key: &str, flag: &Option<PathBuf>| {
+        let from_file = s.take(key, path);
+        flag.clone().or(from_file)
+    };
+    let (ca, cert, key) = (file("ca", &flags.ca), file("cert", &flags.cert), file("key", &flags.key));
+    let pair = match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            s.fault("key", "is missing: tls.cert needs its private key");
+            None
+        }
+        (None, Some(_)) => {
+            s.fault("cert", "is missing: tls.key belongs to a certificate");
+            None
+        }
+    };
+    if ca.is_none() && pair.is_some() {
+        s.fault("ca", "is missing: without the CA of the control plane's certificate nobody can be trusted");
+    }
+    s.finish("ca, cert, key");
+    ca.map(|ca| TlsFiles { ca, pair })
 }
 
 fn agent(s: &mut Section<'_>) -> AgentConfig {
@@ -278,17 +310,25 @@ fn dns_label(text: &str) -> Result<(), String> {
     }
 }
 
-fn endpoint(text: &str, insecure: bool) -> Result<(), String> {
+fn endpoint(text: &str, tls: bool, insecure: bool) -> Result<(), String> {
     let uri: tonic::transport::Uri = text.parse().map_err(|error| format!("{text:?} is not a URL: {error}"))?;
-    let (Some("http"), Some(host)) = (uri.scheme_str(), uri.host()) else {
-        return Err(format!("{text:?} must look like http://host:port"));
+    let host = match (uri.scheme_str(), uri.host()) {
+        (Some("https"), Some(_)) if tls => return Ok(()),
+        (Some("https"), Some(_)) => {
+            return Err(format!("{text:?} needs tls.ca (--ca): the CA that signed the control plane's certificate"));
+        }
+        (Some("http"), Some(_)) if tls => {
+            return Err(format!("{text:?} is plain text, but certificates are given; say https://"));
+        }
+        (Some("http"), Some(host)) => host,
+        _ => return Err(format!("{text:?} must look like http://host:port or https://host:port")),
     };
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     if insecure || host == "localhost" || address.is_ok_and(|ip| ip.is_loopback()) {
         Ok(())
     } else {
         Err(format!(
-            "{text:?} is not on this machine and plain text is readable on the way; say --insecure to allow it"
+            "{text:?} is not on this machine and plain text is readable on the way; say https:// and --ca, or --insecure to allow it"
         ))
     }
 }
@@ -363,6 +403,24 @@ mod tests {
             ]
         );
         assert_eq!(faults("", &Flags::default()), ["id", "agents"]);
+    }
+
+    #[test]
+    fn certificates_go_with_https_and_are_given_whole() {
+        let agent = "[[agents]]\nid = 'a'\nruntime = 'command'\ncapabilities = ['x']\nargv = ['true']\n";
+        let with = |top: &str| format!("{top}\n{agent}");
+        let https = "server = 'https://10.0.0.1:7070'\n";
+        let config = parse(&with(&format!("{https}[tls]\nca = 'a'\ncert = 'c'\nkey = 'k'")), &flags(), |_| None);
+        let pair = Some((PathBuf::from("c"), PathBuf::from("k")));
+        assert_eq!(config.expect("valid").tls, Some(TlsFiles { ca: "a".into(), pair }));
+        assert_eq!(faults(&with(https), &flags()), ["server"]);
+        assert_eq!(faults(&with("[tls]\nca = 'a'"), &flags()), ["server"]);
+        assert_eq!(faults(&with(&format!("{https}[tls]\nca = 'a'\ncert = 'c'")), &flags()), ["tls.key"]);
+        assert_eq!(faults(&with(&format!("{https}[tls]\nca = 'a'\nkey = 'k'")), &flags()), ["tls.cert"]);
+        assert_eq!(faults(&with("[tls]\ncert = 'c'\nkey = 'k'"), &flags()), ["tls.ca"]);
+        let given = Flags { ca: Some("b".into()), server: Some("https://h:1".into()), ..flags() };
+        let config = parse(&with("[tls]\nca = 'a'"), &given, |_| None).expect("valid");
+        assert_eq!(config.tls, Some(TlsFiles { ca: "b".into(), pair: None }));
     }
 
     #[test]

@@ -12,6 +12,16 @@ impl SidecarConfig {
         top.insert("id".into(), self.id.clone().into());
         top.insert("namespace".into(), self.namespace.clone().into());
         top.insert("server".into(), self.server.clone().into());
+        if let Some(tls) = &self.tls {
+            let mut t = Table::new();
+            let mut file = |key: &str, path: &std::path::Path| t.insert(key.into(), path.display().to_string().into());
+            file("ca", &tls.ca);
+            if let Some((cert, key)) = &tls.pair {
+                file("cert", cert);
+                file("key", key);
+            }
+            top.insert("tls".into(), Value::Table(t));
+        }
         top.insert("state_dir".into(), self.state_dir.display().to_string().into());
         top.insert("socket_dir".into(), self.socket_dir.display().to_string().into());
         top.insert("agents".into(), Value::Array(self.agents.iter().map(agent).collect()));

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use hive_proto::tls::{self, ClientTls};
 use tonic::transport::{Channel, Endpoint, Error};
 
 /// Longest wait for a connection.
@@ -18,13 +19,19 @@ pub trait Connect: Clone + Send + Sync + 'static {
     fn connect(&self, endpoint: &Endpoint) -> impl Future<Output = Result<Channel, Error>> + Send;
 }
 
-/// The real network.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tcp;
+/// The real network, with TLS where there are certificates.
+#[derive(Debug, Clone, Default)]
+pub struct Tcp {
+    /// Whom to trust and what to show.
+    pub tls: Option<ClientTls>,
+}
 
 impl Connect for Tcp {
     async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, Error> {
-        endpoint.connect().await
+        match &self.tls {
+            Some(tls) => tls.connect(endpoint).await,
+            None => endpoint.connect().await,
+        }
     }
 }
 
@@ -33,7 +40,7 @@ impl Connect for Tcp {
 /// # Errors
 /// `server` is no URL.
 pub fn endpoint(server: &str) -> Result<Endpoint, Error> {
-    Ok(Endpoint::from_shared(server.to_owned())?
+    Ok(tls::endpoint(server)?
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -110,7 +110,7 @@ async fn dial<C: Connect>(
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(server = %endpoint.uri(), %error, cause, "cannot reach the control plane");
+            tracing::warn!(server = %endpoint.uri().authority().map_or("", |a| a.as_str()), %error, cause, "cannot reach the control plane");
             tell(events, LinkEvent::DialFailed(connection, LinkEnd::Broken)).await;
             None
         }
@@ -185,6 +185,7 @@ async fn write(mut queue: mpsc::Receiver<SessionRequest>, frames: mpsc::Sender<S
 fn ended(status: &tonic::Status) -> LinkEnd {
     let end = status::meaning(status);
     let reason = status::reason(status);
-    tracing::warn!(code = ?status.code(), reason, detail = status.message(), "the stream ended");
+    let detail = hive_proto::tls::explain(status).unwrap_or_else(|| status.message().to_owned());
+    tracing::warn!(code = ?status.code(), reason, detail, "the stream ended");
     end
 }

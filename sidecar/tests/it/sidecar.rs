@@ -57,6 +57,7 @@ impl Sidecar {
             state_dir: state_dir.to_owned(),
             socket_dir: state_dir.join("sockets"),
             stop_on_stdin_eof: false,
+            tls: None,
             agents: vec![AgentConfig { slots: 2, ..AgentConfig::new(AGENT, RuntimeKind::Command, &["x"], &["true"]) }],
         };
         let outside = Outside::default();
@@ -65,7 +66,7 @@ impl Sidecar {
         let runtimes = Scripted(outside.clone());
         let task = Tasks::new().spawn(Kind::Essential, "sidecar", async move {
             let limits = Limits { min_free: 0, ..Limits::default() };
-            let _gone = tell.send(run_with(config, Tcp, runtimes, limits, stopped).await);
+            let _gone = tell.send(run_with(config, Tcp::default(), runtimes, limits, stopped).await);
         });
         let (commands, events, adopt) = timeout(DEADLINE, async {
             loop {

@@ -47,6 +47,8 @@ pub(crate) struct Rig {
     env: BTreeMap<String, String>,
     /// Where a sidecar dials, if not the control plane itself.
     servers: BTreeMap<String, String>,
+    /// Certificates of `hive certs`, if it speaks TLS.
+    certs: Option<PathBuf>,
     dir: TempDir,
     port: Port,
     ops: Port,
@@ -65,6 +67,37 @@ impl Rig {
         rig
     }
 
+    /// A control plane that speaks TLS and asks for certificates, all of them made by `hive certs`. The
+    /// sidecars named have one each.
+    pub(crate) async fn secured(sidecars: &[&str]) -> Self {
+        let mut rig = Self::folder(&[("tls.poll", "200ms")]);
+        let certs = rig.path().join("certs");
+        rig.certs(&certs, sidecars).await;
+        let path = |name: &str| certs.join(name).to_str().expect("UTF-8").to_owned();
+        rig.set("tls.cert", &path("server.pem"));
+        rig.set("tls.key", &path("server.key"));
+        rig.set("tls.client_ca", &path("ca.pem"));
+        rig.certs = Some(certs);
+        rig.start_control_plane().await;
+        rig
+    }
+
+    /// A CA, with certificates of a server, a client and these sidecars.
+    pub(crate) async fn certs(&self, out: &Path, sidecars: &[&str]) {
+        let out = out.to_str().expect("UTF-8");
+        for args in [&["init"][..], &["server"], &["client"]] {
+            hive(&[&["certs"], args, &["--out", out]].concat()).await.expect(0);
+        }
+        for id in sidecars {
+            hive(&["certs", "sidecar", id, "--out", out]).await.expect(0);
+        }
+    }
+
+    /// A file of `hive certs`.
+    pub(crate) fn cert(&self, name: &str) -> PathBuf {
+        self.certs.as_ref().expect("a secured rig").join(name)
+    }
+
     /// Nothing runs yet.
     pub(crate) fn folder(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("hive-e2e-").tempdir().expect("a folder");
@@ -74,6 +107,7 @@ impl Rig {
             settings: BTreeMap::new(),
             env: BTreeMap::new(),
             servers: BTreeMap::new(),
+            certs: None,
             dir,
             port: Port::reserve(),
             ops: Port::reserve(),
@@ -204,7 +238,13 @@ impl Rig {
     pub(crate) fn declare_sidecar(&mut self, id: &str, agents: &[AgentDef]) {
         let folder = self.sidecar_folder(id);
         std::fs::create_dir_all(&folder).expect("a folder for the sidecar");
-        let text: String = agents.iter().map(AgentDef::toml).collect();
+        let mut text: String = agents.iter().map(AgentDef::toml).collect();
+        if self.certs.is_some() {
+            let file = |name: &str| self.cert(name).display().to_string();
+            let (ca, cert, key) =
+                (file("ca.pem"), file(&format!("sidecar-{id}.pem")), file(&format!("sidecar-{id}.key")));
+            text.push_str(&format!("\n[tls]\nca = '{ca}'\ncert = '{cert}'\nkey = '{key}'\n"));
+        }
         std::fs::write(folder.join("sidecar.toml"), text).expect("write sidecar.toml");
     }
 
@@ -220,7 +260,7 @@ impl Rig {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.port.address())
+        format!("{}://{}", if self.certs.is_some() { "https" } else { "http" }, self.port.address())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -237,13 +277,28 @@ impl Rig {
     }
 
     pub(crate) fn client_within(&self, timeout: Duration) -> Client {
-        Client::builder().endpoint(self.endpoint()).timeout(timeout).connect_lazy().expect("an endpoint")
+        let mut builder = Client::builder().endpoint(self.endpoint()).timeout(timeout);
+        if self.certs.is_some() {
+            builder = builder.ca(self.cert("ca.pem")).certificate(self.cert("client.pem"), self.cert("client.key"));
+        }
+        builder.connect_lazy().expect("an endpoint")
     }
 
     /// Runs `hive` against this rig.
     pub(crate) async fn hive(&self, args: &[&str]) -> Ended {
+        if self.certs.is_some() {
+            return self.hive_as("client", args).await;
+        }
         let endpoint = self.endpoint();
         hive(&[&["--server", &endpoint], args].concat()).await
+    }
+
+    /// Runs `hive` with a certificate of that name.
+    pub(crate) async fn hive_as(&self, name: &str, args: &[&str]) -> Ended {
+        let file = |name: &str| self.cert(name).to_str().expect("UTF-8").to_owned();
+        let (ca, cert, key) = (file("ca.pem"), file(&format!("{name}.pem")), file(&format!("{name}.key")));
+        let endpoint = self.endpoint();
+        hive(&[&["--server", &endpoint, "--ca", &ca, "--cert", &cert, "--key", &key], args].concat()).await
     }
 
     /// Waits for an agent's phase.

@@ -45,6 +45,7 @@ fn session() -> Session {
         state_dir: "state".into(),
         socket_dir: "sockets".into(),
         stop_on_stdin_eof: false,
+        tls: None,
         agents: AGENTS.iter().map(|id| agent(id)).collect(),
     }))
 }
