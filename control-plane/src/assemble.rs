@@ -6,6 +6,7 @@ use std::time::Duration;
 use hive_core::settings::{Liveness, Retention, Settings};
 use hive_core::time::Time;
 use hive_proto::sidecar_v1::sidecar_service_server::SidecarServiceServer;
+use hive_proto::tls::ClientTls;
 use hive_proto::v1::agent_service_server::AgentServiceServer;
 use hive_proto::v1::cluster_service_server::ClusterServiceServer;
 use hive_proto::v1::task_service_server::TaskServiceServer;
@@ -17,7 +18,8 @@ use crate::driver::{self, Handle};
 use crate::server::Routes;
 use crate::session::{Logs, Sidecars};
 use crate::store::embedded::{ClusterId, Options};
-use crate::store::{Embedded, OpenError, Store};
+use crate::store::etcd::{self, BadOptions};
+use crate::store::{Embedded, Etcd, OpenError, Store};
 use crate::tasks::{TaskKind, Tasks};
 
 /// Opens the store of one machine. Blocks while the store verifies itself.
@@ -29,6 +31,32 @@ pub fn open(config: &Config) -> Result<Embedded, OpenError> {
     options.shed_below = config.store.min_free.0;
     options.ballast = config.store.ballast.0;
     Embedded::open(&config.data, &options)
+}
+
+/// A handle on etcd, not dialled yet.
+///
+/// # Errors
+/// See [`BadOptions`].
+pub fn etcd(config: &Config) -> Result<Etcd, BadOptions> {
+    let settings = &config.etcd;
+    let pair = settings.pair.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+    Etcd::new(etcd::Options {
+        user: settings
+            .user
+            .as_ref()
+            .map(|(name, password)| etcd::User { name: name.clone(), password: password.reveal().to_owned() }),
+        tls: settings.ca.as_deref().map(|ca| ClientTls::new(ca, pair)),
+        call: settings.call,
+        patience: settings.patience,
+        quota: settings.quota.0,
+        ..etcd::Options::new(settings.endpoints.clone(), &settings.cluster, host(), random())
+    })
+}
+
+/// This machine's name, for people.
+#[must_use]
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a new cluster's name and a seed for jitter; nothing is decided by it")]
@@ -103,6 +131,13 @@ pub async fn services<S: Store>(
     let (driver, handle) =
         driver::prepare(Arc::clone(&store), settings(config), config.namespaces.clone(), sources).await?;
     core.spawn(TaskKind::Driver, driver.run(core.stopping(), edge.stopping()));
+
+    let kept = Arc::clone(&store);
+    let upkeep = async move {
+        kept.upkeep().await;
+        Ok(())
+    };
+    core.spawn(TaskKind::Upkeep, upkeep);
 
     let logs = Logs::default();
     let watches = Watches::new(edge.clone(), config.limits.watches, &config.watch);

@@ -3,6 +3,7 @@
 //! All faults are reported together. Each part of the server is given its own section and sees no
 //! other. What the values mean is said at each setting, in `config/sections.rs`.
 
+mod etcd;
 mod fault;
 mod flags;
 mod print;
@@ -11,6 +12,7 @@ mod sections;
 mod source;
 mod value;
 
+pub use etcd::{Etcd, StoreKind};
 pub use fault::{Fault, Faults};
 pub use flags::{Command, ConfigVerb, Flags, Program};
 pub use print::page;

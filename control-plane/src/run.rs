@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Identity;
 use crate::assemble::Sources;
-use crate::config::{Config, Shutdown};
+use crate::config::{Config, Shutdown, StoreKind};
 use crate::listen::Listener;
 use crate::metrics::{self, Metrics};
 use crate::server::{self, Ending, Health, Readiness, Routes, Settings};
 use crate::store::embedded::ClusterId;
+use crate::store::etcd::BadOptions;
 use crate::store::{OpenError, Store};
 use crate::tasks::{Failure, TaskKind, Tasks};
 use crate::{assemble, clock, driver, ops, tls};
@@ -43,6 +44,9 @@ pub enum Error {
     /// The store could not be opened.
     #[error("cannot open the store")]
     Open(#[from] OpenError),
+    /// etcd's settings can't be meant.
+    #[error("cannot use etcd")]
+    Etcd(#[from] BadOptions),
     /// The store could not be taken over.
     #[error("cannot take the store over")]
     Driver(#[from] driver::Error),
@@ -72,9 +76,18 @@ pub async fn run<L: Listener>(
     listeners: Listeners<L>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let store = assemble::open(&config)?;
-    let cluster = store.identity().cluster;
-    run_with(config, listeners, store, cluster, Sources::real(), shutdown).await
+    match config.store_kind {
+        StoreKind::Embedded => {
+            let store = assemble::open(&config)?;
+            let cluster = store.identity().cluster;
+            run_with(config, listeners, store, cluster, Sources::real(), shutdown).await
+        }
+        StoreKind::Etcd => {
+            let store = assemble::etcd(&config)?;
+            let cluster = store.cluster().await?;
+            run_with(config, listeners, store, cluster, Sources::real(), shutdown).await
+        }
+    }
 }
 
 /// As [`run`], over a store, time and chance of the caller's choice.
@@ -99,7 +112,10 @@ pub async fn run_with<L: Listener, S: Store>(
     let address = listeners.main.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let identity = Identity {
         cluster_id: format!("{:032x}", cluster.0),
-        replica_id: "embedded".to_owned(),
+        replica_id: match config.store_kind {
+            StoreKind::Embedded => "embedded".to_owned(),
+            StoreKind::Etcd => assemble::host(),
+        },
         endpoint: format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" }),
     };
     let (routes, _handle) = assemble::services(&config, store, identity, sources, &core, &edge).await?;

@@ -104,7 +104,7 @@ async fn a_dead_endpoint_costs_no_call() {
 async fn a_cluster_of_a_newer_format_is_left_alone() {
     let Some(server) = Server::start("a_cluster_of_a_newer_format_is_left_alone", Version::New, &[]) else { return };
     server.store("c").acquire().await.unwrap();
-    let format = hive_proto::store_v1::FormatRecord { format: 9, cluster_generation: 1 };
+    let format = hive_proto::store_v1::FormatRecord { format: 9, cluster_generation: 1, cluster_id: Bytes::new() };
     raw_put(&server, "/hive/c/format", prost::Message::encode_to_vec(&format)).await.unwrap();
     let refused = server.store("c").acquire().await.unwrap_err();
     assert!(matches!(&refused, OpenError::Keys { what, .. } if what.contains("format 9")), "{refused}");

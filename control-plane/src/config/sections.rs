@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hive_core::id::Namespace;
 
+use super::etcd::{Etcd, StoreKind};
 use super::reader::Reader;
 use super::source::Sources;
 use super::value::ByteSize;
@@ -52,8 +53,12 @@ pub struct Config {
     pub retention: Retention,
     /// Watches.
     pub watch: Watch,
+    /// Which store.
+    pub store_kind: StoreKind,
     /// The embedded store.
     pub store: StoreLimits,
+    /// etcd, if that is the store.
+    pub etcd: Etcd,
     /// Stopping.
     pub shutdown: Shutdown,
 }
@@ -297,7 +302,13 @@ impl Config {
             task: TaskDefaults::read(r),
             retention: Retention::read(r),
             watch: Watch::read(r),
+            store_kind: r.take(
+                "store.kind",
+                "`embedded` keeps state in the folder `data`; `etcd` keeps it in etcd: one control plane at a time, a newer one takes over from an older.",
+                StoreKind::Embedded,
+            ),
             store: StoreLimits::read(r),
+            etcd: Etcd::read(r),
             shutdown: Shutdown::read(r),
         }
     }
@@ -322,6 +333,7 @@ impl Config {
         if self.data.starts_with(NO_HOME) {
             r.refuse("data", "has no default because neither XDG_STATE_HOME nor HOME is set: say --data");
         }
+        self.etcd.check(self.store_kind, self.insecure, r);
         if self.namespaces.is_empty() {
             r.refuse("namespaces", "must name at least one");
         }

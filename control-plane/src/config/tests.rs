@@ -183,6 +183,28 @@ fn secrets_are_masked_wherever_they_go() {
 }
 
 #[test]
+fn etcd_is_chosen_whole_and_in_plain_text_on_this_machine_only() {
+    let given = |more: &[(&str, &str)]| {
+        let own = [("HIVE_STORE__KIND", "etcd"), ("HIVE_ETCD__ENDPOINTS", "http://localhost:1, http://[::1]:2")];
+        let variables: Vec<_> = own.into_iter().filter(|(k, _)| more.iter().all(|(o, _)| k != o)).collect();
+        let variables = [&variables[..], more].concat();
+        let faults: Vec<_> = faults(&flags(&[]), &variables).into_iter().map(|fault| fault.field).collect();
+        faults.join(" ")
+    };
+    assert_eq!(given(&[]), "");
+    assert!(given(&[("HIVE_STORE__KIND", "paper")]).starts_with("store.kind"));
+    assert_eq!(given(&[("HIVE_STORE__KIND", "embedded")]), "etcd.endpoints");
+    assert_eq!(given(&[("HIVE_ETCD__ENDPOINTS", "http://10.0.0.1:1")]), "etcd.endpoints");
+    assert_eq!(given(&[("HIVE_ETCD__ENDPOINTS", "http://10.0.0.1:1"), ("HIVE_INSECURE", "true")]), "");
+    assert_eq!(given(&[("HIVE_ETCD__ENDPOINTS", "https://10.0.0.1:1")]), "etcd.ca");
+    assert_eq!(given(&[("HIVE_ETCD__ENDPOINTS", "https://10.0.0.1:1"), ("HIVE_ETCD__CA", "ca.pem")]), "");
+    assert_eq!(given(&[("HIVE_ETCD__USER", "hive")]), "etcd.password");
+    assert_eq!(given(&[("HIVE_ETCD__CERT", "c.pem")]), "etcd.key");
+    let alone = faults(&flags(&[]), &[("HIVE_STORE__KIND", "etcd")]);
+    assert!(alone[0].problem.contains("is missing"), "{alone:?}");
+}
+
+#[test]
 fn the_page_equals_the_settings() {
     crate::testing::same_as_file("docs/settings.md", &page());
 }

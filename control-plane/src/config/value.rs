@@ -8,6 +8,7 @@ use std::time::Duration;
 use figment::value::Value;
 use hive_core::id::Namespace;
 
+use super::etcd::StoreKind;
 use super::sections::LogFormat;
 
 /// A type that a setting can have.
@@ -214,6 +215,37 @@ impl Setting for LogFormat {
             Self::Text => "\"text\"".to_owned(),
             Self::Json => "\"json\"".to_owned(),
         }
+    }
+}
+
+impl Setting for StoreKind {
+    const EXPECTED: &'static str = "embedded or etcd";
+    fn read(value: &Value) -> Option<Self> {
+        match text(value)?.as_str() {
+            "embedded" => Some(Self::Embedded),
+            "etcd" => Some(Self::Etcd),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Embedded => "\"embedded\"".to_owned(),
+            Self::Etcd => "\"etcd\"".to_owned(),
+        }
+    }
+}
+
+impl Setting for Vec<String> {
+    const EXPECTED: &'static str = "a list of texts";
+    fn read(value: &Value) -> Option<Self> {
+        match value {
+            Value::Array(_, items) => items.iter().map(text).collect(),
+            // The environment's way to write a list.
+            one => Some(text(one)?.split(',').map(|item| item.trim().to_owned()).collect()),
+        }
+    }
+    fn show(&self) -> String {
+        format!("[{}]", self.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "))
     }
 }
 

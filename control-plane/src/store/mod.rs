@@ -163,6 +163,11 @@ pub trait Store: Send + Sync + 'static {
     /// Space and openness, cheap enough for every submission.
     fn health(&self) -> Health;
 
+    /// Housekeeping for as long as the store is used; never ends. What it can't do now it does later.
+    fn upkeep(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// Most operations it takes in one transaction. The more, the fewer syncs a busy leader waits for.
     fn max_ops(&self) -> usize {
         MAX_OPS

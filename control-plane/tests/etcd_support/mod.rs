@@ -101,7 +101,7 @@ impl Server {
     }
 
     pub(crate) fn options(&self, cluster: &str) -> Options {
-        let mut options = Options::new(vec![self.url()], cluster, "a test", u64::from(self.port));
+        let mut options = Options::new(vec![self.url()], cluster, "a test", u128::from(self.port));
         // Long enough for a start on a busy machine.
         options.patience = Duration::from_secs(60);
         options

@@ -12,13 +12,21 @@ use super::position::{Lead as Leader, Position, Stamp};
 use super::ring::{Answer, Failed};
 use super::verdict::Verdict;
 use super::{Etcd, FORMAT, Lead, epoch, request};
+use crate::store::embedded::ClusterId;
 use crate::store::{Loaded, OpenError};
+
+/// What a cluster says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Format {
+    pub(super) generation: u64,
+    pub(super) cluster: ClusterId,
+}
 
 impl Etcd {
     /// Wins the lead and loads. Once it is won no transaction of an older epoch can land, sent or not,
     /// so that what is loaded at that revision is final.
     pub(super) async fn take_lead(&self, lead: &mut Lead) -> Result<Loaded, OpenError> {
-        let generation = self.generation().await?;
+        let generation = self.format().await?.generation;
         lead.doubt = true;
         let revision = self.raise(lead, generation).await?;
         let (records, last) = self.load(revision).await?;
@@ -38,13 +46,15 @@ impl Etcd {
         Ok(Loaded { epoch: epoch(generation, revision), seq, nonce, time, records })
     }
 
-    /// The generation of the cluster; names the format of a new one.
-    async fn generation(&self) -> Result<u64, OpenError> {
-        let newborn = pb::FormatRecord { format: FORMAT, cluster_generation: 1 };
+    /// What the cluster says of itself; a new one is named.
+    pub(super) async fn format(&self) -> Result<Format, OpenError> {
+        let cluster = ClusterId(self.options.random);
+        let id = Bytes::copy_from_slice(&cluster.0.to_be_bytes());
+        let newborn = pb::FormatRecord { format: FORMAT, cluster_generation: 1, cluster_id: id };
         let request = request::name_format(&self.keys, &newborn);
         let answer = self.txn(self.deadline(), &request).await.map_err(self.failed("read the format"))?.response;
         if answer.succeeded {
-            return Ok(newborn.cluster_generation);
+            return Ok(Format { generation: newborn.cluster_generation, cluster });
         }
         let value = match answer.responses.into_iter().next().and_then(|op| op.response) {
             Some(Response::ResponseRange(range)) => range.kvs.into_iter().next().map(|kv| kv.value),
@@ -57,7 +67,9 @@ impl Etcd {
             let found = format.format;
             return Err(self.untrusted(format!("it has format {found}, this version reads up to {FORMAT}")));
         }
-        Ok(format.cluster_generation)
+        // Another process may have named it, or an earlier sending of ours.
+        let id = <[u8; 16]>::try_from(&format.cluster_id[..]).map_err(|_| self.untrusted("its name can't be read"))?;
+        Ok(Format { generation: format.cluster_generation, cluster: ClusterId(u128::from_be_bytes(id)) })
     }
 
     /// Takes the lead from whoever has it. Returns the revision at which it was won.
@@ -68,7 +80,7 @@ impl Etcd {
             let was = self.position(until).await.map_err(self.failed(STEP))?.lead;
             lead.tries += 1;
             // Odd multiples of one number never meet within a process.
-            let nonce = self.options.seed ^ lead.tries.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let nonce = (self.options.random as u64) ^ lead.tries.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let request = request::raise(&self.keys, was.epoch.number, nonce, generation, &self.options.holder);
             let Answer { response, unsettled } = self.txn(until, &request).await.map_err(self.failed(STEP))?;
             if response.succeeded {

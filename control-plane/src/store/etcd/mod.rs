@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use self::keys::Keys;
 use self::position::Stamp;
 use self::ring::Ring;
+use super::embedded::ClusterId;
 use super::{CommitError, Health, Loaded, OpenError, ReadError, Store, Transaction};
 use crate::clock;
 
@@ -37,6 +38,9 @@ const MAX_OPS: usize = super::MAX_OPS - 1;
 
 /// New submissions are shed from this share of the quota on, in percent.
 const SHED_FROM: u64 = 70;
+
+/// Size and alarms are asked for this often.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Who asks, where etcd has authentication.
 #[derive(Clone)]
@@ -72,14 +76,14 @@ pub struct Options {
     pub patience: Duration,
     /// etcd's quota of its database in bytes, as etcd was told.
     pub quota: u64,
-    /// Random: tells this process's tries for the lead from any other's.
-    pub seed: u64,
+    /// Random: tells this process's tries for the lead from any other's, and names a new cluster.
+    pub random: u128,
 }
 
 impl Options {
     /// The defaults: 3 s for a call, 10 s for all its tries, 2 GiB.
     #[must_use]
-    pub fn new(endpoints: Vec<String>, cluster: impl Into<String>, holder: impl Into<String>, seed: u64) -> Self {
+    pub fn new(endpoints: Vec<String>, cluster: impl Into<String>, holder: impl Into<String>, random: u128) -> Self {
         Self {
             endpoints,
             cluster: cluster.into(),
@@ -89,7 +93,7 @@ impl Options {
             call: Duration::from_secs(3),
             patience: Duration::from_secs(10),
             quota: 2 << 30,
-            seed,
+            random,
         }
     }
 }
@@ -152,8 +156,16 @@ impl Etcd {
         })
     }
 
+    /// The cluster's own name; names it if it is new.
+    ///
+    /// # Errors
+    /// etcd can't be reached, or holds what this version can't use.
+    pub async fn cluster(&self) -> Result<ClusterId, OpenError> {
+        Ok(self.format().await?.cluster)
+    }
+
     /// Asks every member for its size and its alarms, for [`Store::health`]. To be repeated every few
-    /// seconds.
+    /// seconds, as [`Store::upkeep`] does.
     pub async fn measure(&self) {
         let statuses = self.ring.statuses().await;
         let Some(largest) = statuses.iter().map(|status| status.db_size.unsigned_abs()).max() else { return };
@@ -192,6 +204,13 @@ impl Store for Etcd {
         });
         let found = answer.await.map_err(|failed| ReadError::Engine(failed.cause))?.response;
         Ok(found.kvs.into_iter().next().map(|kv| kv.value))
+    }
+
+    async fn upkeep(&self) {
+        loop {
+            tokio::time::sleep(MEASURE_EVERY).await;
+            self.measure().await;
+        }
     }
 
     fn max_ops(&self) -> usize {
