@@ -117,6 +117,7 @@ pub async fn run_with<L: Listener, S: Store>(
             StoreKind::Etcd => assemble::host(),
         },
         endpoint: format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" }),
+        security: config.security(),
     };
     let (routes, _handle) = assemble::services(&config, store, identity, sources, &core, &edge).await?;
 

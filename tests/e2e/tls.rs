@@ -25,7 +25,7 @@ async fn a_task_goes_through_over_mutual_tls() {
     let logs = rig.hive(&["logs", &id.to_string()]).await.expect(0);
     assert!(logs.out.contains("heard") || logs.err.contains("heard"), "{logs:?}");
     let status = rig.hive(&["status"]).await.expect(0);
-    assert!(status.out.contains("1 sidecars connected"), "{status:?}");
+    assert!(status.out.contains("1 sidecars connected") && status.out.contains("mutual TLS"), "{status:?}");
 }
 
 #[tokio::test]

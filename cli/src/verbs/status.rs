@@ -32,6 +32,7 @@ fn text(server: &str, status: &v1::GetStatusResponse) -> String {
     let shedding = if store.shedding { ", refusing new tasks for want of space" } else { "" };
     [
         format!("server    {server}, version {}, up {uptime}", status.version),
+        format!("transport {}", transport(status.transport_security())),
         format!("cluster   {}, leader epoch {}.{}", status.cluster_id, epoch.cluster_generation, epoch.number),
         format!("time      {}", status.cluster_time.map_or_else(|| "?".to_owned(), |t| t.to_string())),
         format!(
@@ -59,6 +60,18 @@ fn text(server: &str, status: &v1::GetStatusResponse) -> String {
     .join("\n")
 }
 
+fn transport(security: v1::TransportSecurity) -> &'static str {
+    match security {
+        v1::TransportSecurity::Unspecified => "unknown",
+        v1::TransportSecurity::Loopback => "plain text, on loopback only",
+        v1::TransportSecurity::Insecure => {
+            "INSECURE: plain text beyond that machine; whoever is on the way reads and changes everything"
+        }
+        v1::TransportSecurity::Tls => "TLS; callers are not asked who they are",
+        v1::TransportSecurity::MutualTls => "mutual TLS",
+    }
+}
+
 /// Bytes for people.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -83,6 +96,13 @@ mod tests {
         for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (5 << 20, "5 MiB"), (3 << 40, "3 TiB")] {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn plain_text_beyond_the_machine_is_loud() {
+        let security = v1::TransportSecurity::Insecure.into();
+        let status = v1::GetStatusResponse { transport_security: security, ..Default::default() };
+        assert!(text("http://h:1", &status).contains("INSECURE"));
     }
 
     #[test]

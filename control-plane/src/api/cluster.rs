@@ -25,6 +25,8 @@ pub struct Identity {
     pub replica_id: String,
     /// Where it is reached.
     pub endpoint: String,
+    /// How its port is protected.
+    pub security: v1::TransportSecurity,
 }
 
 /// See the module.
@@ -88,6 +90,7 @@ impl<S: Store> ClusterService for Cluster<S> {
                 shedding: health.shedding,
             }),
             revision: Some(check::revision(revision)),
+            transport_security: self.identity.security.into(),
         }))
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hive_core::id::Namespace;
+use hive_proto::v1::TransportSecurity;
 
 use super::etcd::{Etcd, StoreKind};
 use super::reader::Reader;
@@ -310,6 +311,17 @@ impl Config {
             store: StoreLimits::read(r),
             etcd: Etcd::read(r),
             shutdown: Shutdown::read(r),
+        }
+    }
+
+    /// How the main port is protected.
+    #[must_use]
+    pub fn security(&self) -> TransportSecurity {
+        match &self.tls {
+            Some(tls) if tls.client_ca.is_some() => TransportSecurity::MutualTls,
+            Some(_) => TransportSecurity::Tls,
+            None if self.listen.ip().is_loopback() => TransportSecurity::Loopback,
+            None => TransportSecurity::Insecure,
         }
     }
 

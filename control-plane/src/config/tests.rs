@@ -119,6 +119,22 @@ fn certificates_are_given_whole_and_make_other_machines_welcome() {
 }
 
 #[test]
+fn the_status_says_how_the_port_is_protected() {
+    use hive_proto::v1::TransportSecurity::{Insecure, Loopback, MutualTls, Tls};
+    let pair = ["--tls-cert", "c", "--tls-key", "k"];
+    let open = ["--listen", "0.0.0.0:7070"];
+    for (args, expected) in [
+        (vec![], Loopback),
+        ([&open[..], &["--insecure"]].concat(), Insecure),
+        ([&open[..], &pair].concat(), Tls),
+        ([&open[..], &pair, &["--tls-client-ca", "a"]].concat(), MutualTls),
+    ] {
+        let loaded = load(&Sources::new(&flags(&args), env(&[]))).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(loaded.config.security(), expected, "{args:?}");
+    }
+}
+
+#[test]
 fn limits_that_contradict_each_other_are_faults() {
     let variables = [
         ("HIVE_LIMITS__PAYLOAD_BYTES", "3MiB"),

@@ -6,6 +6,7 @@ mod disk;
 mod fenced;
 mod fields;
 mod folder;
+mod identity;
 mod ids;
 mod nonsense;
 mod peer;

@@ -56,11 +56,19 @@ pub(super) async fn dial(rig: &Rig) -> SidecarServiceClient<Channel> {
 impl Peer {
     /// Opens a session with these frames.
     pub(super) async fn open(rig: &Rig, first: impl IntoIterator<Item = SessionRequest>) -> Result<Self, Status> {
+        Self::open_over(dial(rig).await, first).await
+    }
+
+    /// The same over a connection of the caller's.
+    pub(super) async fn open_over(
+        mut client: SidecarServiceClient<Channel>,
+        first: impl IntoIterator<Item = SessionRequest>,
+    ) -> Result<Self, Status> {
         let (out, frames) = mpsc::channel(64);
         for frame in first {
             out.try_send(frame).expect("room for the first frames");
         }
-        let inbound = dial(rig).await.session(ReceiverStream::new(frames)).await?.into_inner();
+        let inbound = client.session(ReceiverStream::new(frames)).await?.into_inner();
         Ok(Self { out: Some(out), inbound, leader: None, largest: 0, heard: VecDeque::new() })
     }
 

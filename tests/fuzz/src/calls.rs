@@ -64,7 +64,12 @@ pub fn run(data: &[u8]) {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let (core, edge) = (Tasks::new(&stop), Tasks::new(&stop));
-        let identity = Identity { cluster_id: "c".into(), replica_id: "r".into(), endpoint: "e".into() };
+        let identity = Identity {
+            cluster_id: "c".into(),
+            replica_id: "r".into(),
+            endpoint: "e".into(),
+            security: Default::default(),
+        };
         let clock = |stamp: Time| ClusterClock::simulated(stamp.max(Time(1_800_000_000_000)));
         let sources = Sources { clock, seed: 1 };
         let served = assemble::services(&settings(), Memory::default(), identity, sources, &core, &edge).await;
