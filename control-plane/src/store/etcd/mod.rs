@@ -184,7 +184,6 @@ impl Store for Etcd {
         let mut lead = self.lead.lock().await;
         let loaded = self.take_lead(&mut lead).await?;
         self.open.store(true, Ordering::Relaxed);
-        self.measure().await;
         Ok(loaded)
     }
 
@@ -208,8 +207,8 @@ impl Store for Etcd {
 
     async fn upkeep(&self) {
         loop {
-            tokio::time::sleep(MEASURE_EVERY).await;
             self.measure().await;
+            tokio::time::sleep(MEASURE_EVERY).await;
         }
     }
 
