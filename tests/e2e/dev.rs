@@ -27,9 +27,14 @@ impl Owner {
     }
 
     pub(crate) fn start_in(dir: TempDir, args: &[&str]) -> Self {
+        Self::start_with(dir, args, &[])
+    }
+
+    fn start_with(dir: TempDir, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let _absent = std::fs::remove_file(dir.path().join("ready"));
         let mut command = Command::new(HIVE);
         command.args(args).arg("--ready-file").arg(dir.path().join("ready")).args(["--sidecars", "2"]);
+        command.envs(environment.iter().copied());
         command.env("E2E_RIG", dir.path()).env("TMPDIR", dir.path()).env_remove("TERM").current_dir(dir.path());
         let process = Proc::start("hive", command, &dir.path().join("hive.log"));
         Self { process, dir }
@@ -154,6 +159,18 @@ async fn a_killed_owner_takes_everything_with_it() {
     dev.process.kill9();
     nothing_left(dev.dir.path().to_owned()).await;
     assert!(!alive(pid(&ready["control_plane"])));
+}
+
+#[tokio::test]
+async fn certificates_of_the_shell_are_not_for_the_fleet() {
+    let dir = tempfile::Builder::new().prefix("hive-e2e-").tempdir().unwrap();
+    let environment = ["HIVE_CA", "HIVE_CERT", "HIVE_KEY", "HIVE_TLS__CERT", "HIVE_TLS__KEY", "HIVE_TLS__CLIENT_CA"];
+    let environment = environment.map(|name| (name, "/no/such/file.pem"));
+    let args = ["dev", "--ephemeral", "--port", "0", "--ops-listen", "127.0.0.1:0"];
+    let mut dev = Owner::start_with(dir, &args, &environment);
+    let ready = dev.ready().await;
+    assert!(ready["endpoint"].as_str().is_some_and(|endpoint| endpoint.starts_with("http://")), "{ready}");
+    works(&client(&ready)).await;
 }
 
 /// From its start to the first assignment: 130 ms when optimised, on two cores. No wait of fixed length

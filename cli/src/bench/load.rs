@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::agent;
 use super::ledger::{Ledger, histogram};
-use crate::args::Mix;
+use crate::args::{Certificates, Mix};
 use crate::clock;
 use crate::connect::Client;
 use crate::failure::Failure;
@@ -56,6 +56,7 @@ impl Load {
     /// Opens the watch on a connection of its own.
     pub(super) async fn begin(
         server: &str,
+        certificates: &Certificates,
         namespace: &str,
         batch: u16,
         bytes: u32,
@@ -63,7 +64,7 @@ impl Load {
     ) -> Result<Self, Failure> {
         let load = Self {
             shared: Arc::new(Shared {
-                submit: Client::new(server, namespace, CALL)?,
+                submit: Client::with(server, namespace, CALL, certificates)?,
                 ledger: Mutex::default(),
                 window: Semaphore::new(0),
                 calls: Arc::new(Semaphore::new(CALLS)),
@@ -74,7 +75,7 @@ impl Load {
                 mix,
             }),
         };
-        let client = Client::new(server, namespace, CALL)?;
+        let client = Client::with(server, namespace, CALL, certificates)?;
         let events = open_watch(&client).await.map_err(|s| Failure::call("cannot watch tasks", server, &s))?;
         let watching = load.clone();
         tasks::spawn(Kind::Watcher, async move { watching.watch(&client, events).await });

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::clock;
 use crate::connect::Client;
-use crate::dev::binaries;
+use crate::dev::{CERTIFICATES, binaries};
 use crate::failure::Failure;
 
 /// What the agents under load can do.
@@ -167,7 +167,9 @@ fn spawn(mut command: Command, root: &Path, name: &str) -> Result<Child, Failure
     let also = log.try_clone().map_err(fail)?;
     command.stdin(Stdio::piped()).stdout(log).stderr(also).kill_on_drop(true);
     // What is set for whoever runs the bench is not meant for the fleet.
-    command.env_remove("HIVE_SERVER").env_remove("HIVE_CONFIG");
+    for name in ["HIVE_SERVER", "HIVE_CONFIG"].iter().chain(CERTIFICATES) {
+        command.env_remove(name);
+    }
     command.spawn().map_err(fail)
 }
 

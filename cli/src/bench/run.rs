@@ -9,7 +9,7 @@ use super::ledger::histogram;
 use super::load::{Load, MOST_OPEN};
 use super::plant::Plant;
 use super::usage::{self, Uses};
-use crate::args::{BenchPhase, BenchRun, Global};
+use crate::args::{BenchPhase, BenchRun, Certificates, Global};
 use crate::clock;
 use crate::connect::Client;
 use crate::failure::Failure;
@@ -57,7 +57,9 @@ async fn phases(args: BenchRun, global: &Global) -> Result<(), Failure> {
         output::say(&format!("join: {} agents ready, the last after {:.0} ms", took.len(), ms(times.max())));
         plant = Some(started);
     }
-    let load = Load::begin(&server, &global.namespace, args.batch, args.bytes, args.mix.clone()).await?;
+    // A plant of our own speaks plain text on loopback.
+    let certificates = if args.attach { global.certificates.clone() } else { Certificates::default() };
+    let load = Load::begin(&server, &certificates, &global.namespace, args.batch, args.bytes, args.mix.clone()).await?;
     let mut bench = Bench { args, load, plant, figures, steady: None };
     for phase in bench.args.phases.clone() {
         match phase {

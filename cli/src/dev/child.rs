@@ -95,13 +95,17 @@ pub(crate) async fn supervise(
     }
 }
 
+/// Variables about certificates: a fleet on one machine speaks plain text on loopback.
+pub(crate) const CERTIFICATES: &[&str] =
+    &["HIVE_CA", "HIVE_CERT", "HIVE_KEY", "HIVE_TLS__CERT", "HIVE_TLS__KEY", "HIVE_TLS__CLIENT_CA"];
+
 fn start(program: &Program, log: &Log) -> std::io::Result<Child> {
     let mut command = Command::new(&program.path);
     command.args((program.args)()).stdin(Stdio::piped()).stdout(log.writer()?).stderr(log.writer()?);
     // A group of its own: the terminal's Ctrl-C is for `hive`, which stops the children in order.
     command.process_group(0);
     // Options of this client are no settings of theirs.
-    for name in ["HIVE_SERVER", "HIVE_NAMESPACE"] {
+    for name in ["HIVE_SERVER", "HIVE_NAMESPACE"].iter().chain(CERTIFICATES) {
         command.env_remove(name);
     }
     command.env("NO_COLOR", "1");

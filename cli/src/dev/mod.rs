@@ -14,6 +14,7 @@ mod signals;
 
 use std::net::SocketAddr;
 
+pub(crate) use child::CERTIFICATES;
 pub(crate) use fleet::{Fleet, Options};
 pub(crate) use folder::{Folder, write_atomically};
 pub(crate) use signals::Signals;

@@ -120,7 +120,7 @@ section! {
         connections: u32 = 20_000, 1..=1_000_000, "Connections open at once; at most the file descriptors allowed less 512.";
         connections_per_address: u32 = 1_000, 1..=1_000_000, "Connections of one IP address beyond loopback.";
         pending_handshakes: u32 = 512, 1..=100_000, "Connections that have not shown their protocol yet.";
-        handshake: Duration = S(5), MS(50)..=S(120), "Time a connection has to show its protocol.";
+        handshake: Duration = S(5), MS(50)..=S(120), "Time a connection has to show its protocol, agreeing on TLS included.";
         calls: u32 = 8_192, 1..=1_000_000, "Calls with one answer in progress at once, over all connections.";
         call_deadline: Duration = S(60), S(1)..=S(3_600), "Deadline of a call with one answer that brings none.";
         watches: u32 = 4_096, 1..=1_000_000, "Watches, waits and log streams open at once.";
