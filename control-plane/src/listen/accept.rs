@@ -134,7 +134,7 @@ where
     let mistake = match (found, &shared.tls) {
         (Found::Tls, Some(tls)) => return secure(shared, tls, Replay::new(io, seen), peer, place).await,
         (Found::Expected, None) => {
-            let io = Stream::Plain(Replay::new(io, seen));
+            let io = Stream::Left(Replay::new(io, seen));
             return Some(Conn::new(io, peer, Who::Unasked, shared.cut.clone(), place));
         }
         (Found::Tls, None) => Mistake::Tls,
@@ -172,7 +172,7 @@ where
     let mut seen = Vec::new();
     match identify(&mut io, shared.speaks, &mut seen).await.unwrap_or(Found::Closed) {
         Found::Expected => {
-            let io = Stream::Tls(Box::new(Replay::new(io, seen)));
+            let io = Stream::Right(Box::new(Replay::new(io, seen)));
             return Some(Conn::new(io, peer, who, shared.cut.clone(), place));
         }
         Found::Http1 => {
