@@ -7,6 +7,7 @@
 mod file;
 mod print;
 mod units;
+mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
