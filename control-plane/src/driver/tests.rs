@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Down, Event, prepare};
 use crate::assemble::Sources;
 use crate::store::embedded::{ClusterId, Embedded, Options};
+use crate::store::{MAX_OPS, Store as _};
 use crate::tasks::{TaskKind, Tasks};
 
 const AGENTS: usize = 12;
@@ -106,6 +107,36 @@ async fn a_burst_of_starts_does_not_outrun_the_watchers() {
         }
     }
     assert!(told < 50, "{count} starts were told in {told} events");
+    stop.cancel();
+    tasks.ended_all().await;
+}
+
+/// A busy leader shares a sync among as many writes as its store takes, not as many as every store would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_as_large_as_the_store_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Embedded::open(folder.path(), &Options::new(ClusterId(1), Time::ZERO)).expect("opens");
+    let most = store.max_ops();
+    assert!(most > MAX_OPS);
+    let namespace = Namespace::parse("default").expect("a name");
+    let (driver, handle) = prepare(Arc::new(store), Settings::default(), vec![namespace.clone()], Sources::real())
+        .await
+        .expect("it leads");
+    let stop = CancellationToken::new();
+    let tasks = Tasks::new(&stop);
+    let mut events = handle.events();
+    let submit = |n: usize| {
+        let id = TaskId::new(handle.now(), n as u128);
+        handle.call(namespace.clone(), Command::Submit { id, spec: task(), blob: None })
+    };
+    // All of it waits when the loop begins.
+    let submitted = async { futures_util::future::join_all((0..most).map(submit)).await };
+    let begin = async { tasks.spawn(TaskKind::Driver, driver.run(stop.clone(), stop.clone())) };
+    let (submitted, _) = tokio::join!(submitted, begin);
+    assert!(submitted.iter().all(Result::is_ok));
+    let first = events.recv().await.expect("a commit");
+    let Event::Committed { changes, .. } = first else { panic!("a commit, not {first:?}") };
+    assert!(changes.len() > MAX_OPS && changes.len() <= most, "{} changes in one commit", changes.len());
     stop.cancel();
     tasks.ended_all().await;
 }
