@@ -209,18 +209,18 @@ fn judge(file: &Path, found: &BTreeMap<String, u64>) -> ExitCode {
 /// The machine's, or the one that `make services` unpacked.
 struct Valgrind {
     program: PathBuf,
-    library: Option<PathBuf>,
+    tools: Option<PathBuf>,
 }
 
 impl Valgrind {
     fn find(root: &Path) -> Option<Self> {
         let works = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
         if works {
-            return Some(Self { program: "valgrind".into(), library: None });
+            return Some(Self { program: "valgrind".into(), tools: None });
         }
         let services = std::env::var_os("TEST_SERVICES").map_or_else(|| root.join("target/services"), PathBuf::from);
         let program = services.join("debian/usr/bin/valgrind");
-        program.is_file().then(|| Self { program, library: Some(services.join("debian/usr/libexec/valgrind")) })
+        program.is_file().then(|| Self { program, tools: Some(services.join("debian/usr/libexec/valgrind")) })
     }
 
     /// Instructions of one time of an operation.
@@ -228,8 +228,8 @@ impl Valgrind {
         let mut command = Command::new(&self.program);
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=instructions::counted*"]);
         command.arg(std::env::current_exe().expect("this program")).arg(operation);
-        if let Some(library) = &self.library {
-            command.env("VALGRIND_LIB", library);
+        if let Some(tools) = &self.tools {
+            command.env("VALGRIND_LIB", tools);
         }
         let output = command.output().expect("valgrind runs");
         let said = String::from_utf8_lossy(&output.stderr);
